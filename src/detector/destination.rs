@@ -119,16 +119,18 @@ impl Destination {
         }
     }
 
-    fn earliest_end(&self, settings: &Settings) -> Ticks {
-        let devices = self.devices.all().iter().map(|s| s.last);
-        let first = devices.chain(self.urls.all().iter().map(|s| s.last)).min();
-        first.map_or(Ticks::MAX, |t| window::ends(t, settings.prevalence_window))
+    /// When each kept item that is in the window leaves it. Items that have left are not looked at: no timer in the past (INV-due).
+    fn ends(&self, now: Ticks, span: Span) -> impl Iterator<Item = Ticks> {
+        let devices = self.devices.iter(now, span).map(|s| s.last);
+        devices.chain(self.urls.iter(now, span).map(|s| s.last)).map(move |t| window::ends(t, span))
     }
 
-    fn latest_end(&self, settings: &Settings) -> Ticks {
-        let devices = self.devices.all().iter().map(|s| s.last);
-        let last = devices.chain(self.urls.all().iter().map(|s| s.last)).max();
-        last.map_or(Ticks::MAX, |t| window::ends(t, settings.prevalence_window))
+    fn earliest_end(&self, now: Ticks, settings: &Settings) -> Ticks {
+        self.ends(now, settings.prevalence_window).min().unwrap_or(Ticks::MAX)
+    }
+
+    fn latest_end(&self, now: Ticks, settings: &Settings) -> Ticks {
+        self.ends(now, settings.prevalence_window).max().unwrap_or(Ticks::MAX)
     }
 }
 
@@ -264,7 +266,7 @@ impl Destinations {
         let row = self.rows.row_mut(id);
         let watched = row.watched.get_or_insert_with(|| Box::new(Watched { candidates: Vec::new(), answered: answer }));
         watched.candidates.push(candidate);
-        let earliest = row.earliest_end(turn.settings);
+        let earliest = row.earliest_end(turn.now, turn.settings);
         turn.timers.arm(&mut row.timer, earliest, Target::Destination(id));
         turn.outbox.push(Message::Answer { candidate, answer });
     }
@@ -305,7 +307,7 @@ impl Destinations {
                 row.overflow = None;
             }
         }
-        let due = if row.watched.is_some() { row.earliest_end(turn.settings) } else { row.latest_end(turn.settings) };
+        let due = if row.watched.is_some() { row.earliest_end(turn.now, turn.settings) } else { row.latest_end(turn.now, turn.settings) };
         turn.timers.arm(&mut row.timer, due, Target::Destination(id));
         self.tell(id, turn);
         self.remove_if_unused(id);
@@ -338,7 +340,7 @@ impl Destinations {
     /// After a load: arms the timer of a row, or removes it when nothing holds it.
     pub(crate) fn restore_timer(&mut self, id: u32, turn: &mut Turn<'_>) {
         let Some(row) = self.rows.get_mut(id) else { return };
-        let due = row.latest_end(turn.settings);
+        let due = row.latest_end(turn.now, turn.settings);
         turn.timers.arm(&mut row.timer, due, Target::Destination(id));
     }
 }
