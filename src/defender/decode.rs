@@ -37,7 +37,7 @@ use super::event::Record;
 use super::fault::Fault;
 use super::reason::Reason;
 use super::row::{self, Row};
-use super::scan::{Scanner, Token, unescape};
+use super::scan::{Scanner, Token, Value, unescape};
 use crate::time::{Span, Ticks};
 
 /// Longest message that is read, in bytes. Brokers allow 1 MB by default; this bounds what a file's line can cost.
@@ -129,7 +129,11 @@ pub(super) fn readable(bytes: &[u8]) -> Result<&str, Fault> {
     if bytes.len() > MAX_MESSAGE_BYTES {
         return Err(Fault::TooLarge { bytes: bytes.len(), limit: MAX_MESSAGE_BYTES });
     }
-    std::str::from_utf8(bytes).map_err(|e| Fault::InvalidUtf8 { at: e.valid_up_to() })
+    simdutf8::basic::from_utf8(bytes).map_err(|_| {
+        // The quick check does not say where; that is only asked of bytes that are dead.
+        let at = std::str::from_utf8(bytes).map_or_else(|e| e.valid_up_to(), str::len);
+        Fault::InvalidUtf8 { at }
+    })
 }
 
 /// Appends what the text holds to `rows` and `arena`; on a fault of the whole, both are as they were.
@@ -182,7 +186,7 @@ impl<'a> Reading<'a> {
 
     fn message(&mut self, open: &'a mut Vec<u8>) -> Result<(), Fault> {
         let mut scanner = self.scanner(open)?;
-        let mut records = Token::Null;
+        let mut records = Token::NULL;
         if scanner.peek() == b'{' {
             scanner.bump();
             let mut first = true;
@@ -198,7 +202,7 @@ impl<'a> Reading<'a> {
                 self.arena.truncate(self.arena_start);
                 records = if scanner.peek() == b'[' {
                     self.elements(&mut scanner)?;
-                    Token::Array
+                    Token::ARRAY
                 } else {
                     scanner.value()?
                 };
@@ -208,8 +212,8 @@ impl<'a> Reading<'a> {
         }
         scanner.end()?;
         match records {
-            Token::Array => Ok(()),
-            Token::Null => Err(Fault::NoRecords),
+            Token::ARRAY => Ok(()),
+            Token::NULL => Err(Fault::NoRecords),
             other => Err(Fault::RecordsNotArray { found: other.describe() }),
         }
     }
@@ -231,9 +235,9 @@ impl<'a> Reading<'a> {
     }
 
     fn is_records(&self, key: Token) -> bool {
-        match key {
-            Token::Plain(text) => text.resolve(self.text, "") == "records",
-            Token::Escaped(text) => {
+        match key.unpack() {
+            Value::Plain(text) => text.resolve(self.text, "") == "records",
+            Value::Escaped(text) => {
                 let mut name = String::new();
                 unescape(text.resolve(self.text, ""), &mut name);
                 name == "records"

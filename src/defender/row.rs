@@ -8,7 +8,7 @@ use super::decode::{Limits, MAX_RECORD_DEPTH};
 use super::event::{Body, DeviceInfo, NetworkEvent, Record};
 use super::fault::Fault;
 use super::reason::Reason;
-use super::scan::{Scanner, Syntax, Text, Token, unescape};
+use super::scan::{Scanner, Syntax, Text, Token, Value, unescape};
 use crate::time::Ticks;
 
 /// The tables that are read; all others are skipped.
@@ -196,7 +196,8 @@ pub(super) fn read(
     let is_object = scanner.peek() == b'{';
     let start = scanner.at();
     let outcome = if is_object {
-        let envelope = envelope(scanner, message)?;
+        let mut envelope = Envelope { depth: 1, ..Envelope::default() };
+        envelope.read(scanner, message)?;
         let mark = arena.len();
         let outcome = Judge { message, arena: &mut *arena, arena_start }.record(&envelope, limits);
         if let Err(fault) = &outcome
@@ -213,69 +214,72 @@ pub(super) fn read(
     Ok(Row { index: Some(index), start: start as u32, end: scanner.at() as u32, outcome })
 }
 
-/// Scans a record that starts with a brace. Of keys that come twice the last one holds.
-fn envelope(scanner: &mut Scanner<'_>, message: &str) -> Result<Envelope, Syntax> {
-    let mut envelope = Envelope { depth: 1, ..Envelope::default() };
-    scanner.take_depth();
-    scanner.bump();
-    let mut first = true;
-    while scanner.object_goes_on(first)? {
-        first = false;
-        let key = scanner.key()?;
-        let unescaped;
-        let name = match key {
-            Token::Escaped(text) => {
-                unescaped = unescape_key(text, message);
-                unescaped.as_bytes()
+impl Envelope {
+    /// Scans a record that starts with a brace. Of keys that come twice the last one holds.
+    fn read(&mut self, scanner: &mut Scanner<'_>, message: &str) -> Result<(), Syntax> {
+        scanner.take_depth();
+        scanner.bump();
+        let mut first = true;
+        while scanner.object_goes_on(first)? {
+            first = false;
+            let key = scanner.key()?;
+            let unescaped;
+            let name = match key.unpack() {
+                Value::Escaped(text) => {
+                    unescaped = unescape_key(text, message);
+                    unescaped.as_bytes()
+                }
+                Value::Plain(text) => scanner.plain(text),
+                _ => &[],
+            };
+            let place = match name {
+                b"time" => Some(&mut self.time),
+                b"tenantId" => Some(&mut self.tenant),
+                b"category" => Some(&mut self.category),
+                b"properties" => {
+                    self.columns = Columns::default();
+                    self.properties = if scanner.peek() == b'{' {
+                        self.depth = self.depth.max(1 + scanner.take_depth());
+                        self.columns.read(scanner, message)?;
+                        self.depth = self.depth.max(2 + scanner.take_depth());
+                        Token::OBJECT
+                    } else {
+                        scanner.value()?
+                    };
+                    continue;
+                }
+                _ => None,
+            };
+            let value = scanner.value()?;
+            if let Some(place) = place {
+                *place = value;
             }
-            Token::Plain(text) => scanner.plain(text),
-            _ => &[],
-        };
-        let place = match name {
-            b"time" => Some(&mut envelope.time),
-            b"tenantId" => Some(&mut envelope.tenant),
-            b"category" => Some(&mut envelope.category),
-            b"properties" => {
-                envelope.columns = Columns::default();
-                envelope.properties = if scanner.peek() == b'{' {
-                    envelope.depth = envelope.depth.max(1 + scanner.take_depth());
-                    columns(scanner, message, &mut envelope.columns)?;
-                    envelope.depth = envelope.depth.max(2 + scanner.take_depth());
-                    Token::Object
-                } else {
-                    scanner.value()?
-                };
-                continue;
-            }
-            _ => None,
-        };
-        let value = scanner.value()?;
-        if let Some(place) = place {
-            *place = value;
         }
+        self.depth = self.depth.max(1 + scanner.take_depth());
+        Ok(())
     }
-    envelope.depth = envelope.depth.max(1 + scanner.take_depth());
-    Ok(envelope)
 }
 
-/// Scans a row that starts with a brace.
-fn columns(scanner: &mut Scanner<'_>, message: &str, columns: &mut Columns) -> Result<(), Syntax> {
-    scanner.bump();
-    let mut first = true;
-    while scanner.object_goes_on(first)? {
-        first = false;
-        let key = scanner.key()?;
-        let place = match key {
-            Token::Plain(text) => columns.place(scanner.plain(text)),
-            Token::Escaped(text) => columns.place(unescape_key(text, message).as_bytes()),
-            _ => None,
-        };
-        let value = scanner.value()?;
-        if let Some(place) = place {
-            *place = value;
+impl Columns {
+    /// Scans a row that starts with a brace.
+    fn read(&mut self, scanner: &mut Scanner<'_>, message: &str) -> Result<(), Syntax> {
+        scanner.bump();
+        let mut first = true;
+        while scanner.object_goes_on(first)? {
+            first = false;
+            let key = scanner.key()?;
+            let place = match key.unpack() {
+                Value::Plain(text) => self.place(scanner.plain(text)),
+                Value::Escaped(text) => self.place(unescape_key(text, message).as_bytes()),
+                _ => None,
+            };
+            let value = scanner.value()?;
+            if let Some(place) = place {
+                *place = value;
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// A key that holds escapes, by its meaning. Defender writes none, so an allocation will do.
@@ -317,8 +321,8 @@ impl Judge<'_, '_> {
 
     fn row<'e>(&self, envelope: &'e Envelope) -> Result<&'e Columns, Fault> {
         match envelope.properties {
-            Token::Object => Ok(&envelope.columns),
-            Token::Null => Err(Fault::Missing { reason: Reason::MissingProperties, key: "properties" }),
+            Token::OBJECT => Ok(&envelope.columns),
+            Token::NULL => Err(Fault::Missing { reason: Reason::MissingProperties, key: "properties" }),
             other => Err(Fault::WrongType { key: "properties", expected: "an object", found: other.describe() }),
         }
     }
@@ -374,28 +378,28 @@ impl Judge<'_, '_> {
     where
         i64: TryInto<T>,
     {
-        match token {
-            Token::Null => Ok(None),
-            Token::Number(value) => {
+        match token.unpack() {
+            Value::Null => Ok(None),
+            Value::Number(value) => {
                 let number = self.resolve(value).parse::<i64>().ok().and_then(|n| n.try_into().ok());
                 number.map(Some).ok_or(Fault::BadValue { reason: bad, key, value })
             }
-            other => Err(Fault::WrongType { key, expected: "an integer or null", found: other.describe() }),
+            _ => Err(Fault::WrongType { key, expected: "an integer or null", found: token.describe() }),
         }
     }
 
     /// A string; null and a missing key are the empty one.
     #[inline]
     fn text(&mut self, key: &'static str, token: Token) -> Result<Text, Fault> {
-        match token {
-            Token::Plain(text) => Ok(text),
-            Token::Null => Ok(Text::EMPTY),
-            Token::Escaped(text) => {
+        match token.unpack() {
+            Value::Plain(text) => Ok(text),
+            Value::Null => Ok(Text::EMPTY),
+            Value::Escaped(text) => {
                 let start = self.arena.len();
                 unescape(text.resolve(self.message, ""), self.arena);
                 Ok(Text::in_arena(start - self.arena_start, self.arena.len() - self.arena_start))
             }
-            other => Err(Fault::WrongType { key, expected: "a string or null", found: other.describe() }),
+            _ => Err(Fault::WrongType { key, expected: "a string or null", found: token.describe() }),
         }
     }
 
@@ -434,8 +438,8 @@ mod tests {
         let mut columns = Columns::default();
         for name in names {
             let place = columns.place(name.as_bytes()).unwrap();
-            assert_eq!(*place, Token::Null, "{name} shares a place");
-            *place = Token::Bool;
+            assert_eq!(*place, Token::NULL, "{name} shares a place");
+            *place = Token::BOOL;
         }
         assert!(columns.place(b"RemoteIPtype").is_none());
     }

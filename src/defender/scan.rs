@@ -2,7 +2,7 @@
 //!
 //! Invariant: it accepts exactly RFC 8259 (the grammar that `serde_json` accepts), whether a value is kept or skipped, and
 //! it neither recurses nor allocates by depth more than one byte a level, so that no nesting can exhaust the stack.
-//! Strings are looked at a machine word at a time. What a value means is left to [`row`](super::row); that the text is UTF-8
+//! Strings are looked at sixteen bytes at a time. What a value means is left to [`row`](super::row); that the text is UTF-8
 //! is the caller's promise, by type.
 
 use std::fmt;
@@ -23,10 +23,6 @@ impl Text {
     /// The empty string.
     pub(super) const EMPTY: Text = Text { start: 0, len: 0 };
 
-    fn in_message(start: usize, end: usize) -> Text {
-        Text { start: start as u32, len: (end - start) as u32 }
-    }
-
     /// What was appended to the arena since it was `start` long (counted from the message's part).
     pub(super) fn in_arena(start: usize, end: usize) -> Text {
         Text { start: start as u32 | IN_ARENA, len: (end - start) as u32 }
@@ -41,11 +37,15 @@ impl Text {
     }
 }
 
-/// A value that has been scanned.
+/// A scanned value: what it is and where it lies, in one word, so that it travels in a register. (As an enum it was stored
+/// in pieces and read back whole, which stalled the processor at each key and value.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Token {
+pub(super) struct Token(u64);
+
+/// A [`Token`], unpacked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Value {
     /// `null`; also the start value of a column that never came.
-    #[default]
     Null,
     /// A string without escapes: between its quotes.
     Plain(Text),
@@ -62,28 +62,60 @@ pub(super) enum Token {
 }
 
 impl Token {
+    /// `null`.
+    pub(super) const NULL: Token = Token(0);
+    /// `true` or `false`.
+    pub(super) const BOOL: Token = Token(1 << KIND);
+    /// An object.
+    pub(super) const OBJECT: Token = Token(2 << KIND);
+    /// An array.
+    pub(super) const ARRAY: Token = Token(3 << KIND);
+    const NUMBER: u64 = 4;
+    const PLAIN: u64 = 5;
+    const ESCAPED: u64 = 6;
+
+    /// Start in 32 bits, length in 28 (messages are shorter), kind in the highest four.
+    #[inline]
+    fn spanning(kind: u64, start: usize, end: usize) -> Token {
+        Token(kind << KIND | ((end - start) as u64) << 32 | start as u64)
+    }
+
+    /// What it is.
+    #[inline]
+    pub(super) fn unpack(self) -> Value {
+        let text = Text { start: self.0 as u32, len: (self.0 >> 32) as u32 & 0x0FFF_FFFF };
+        match self.0 >> KIND {
+            Token::PLAIN => Value::Plain(text),
+            Token::ESCAPED => Value::Escaped(text),
+            Token::NUMBER => Value::Number(text),
+            3 => Value::Array,
+            2 => Value::Object,
+            1 => Value::Bool,
+            _ => Value::Null,
+        }
+    }
+
     /// The type's name with its article, for error texts.
     pub(super) fn describe(self) -> &'static str {
-        match self {
-            Token::Null => "null",
-            Token::Plain(_) | Token::Escaped(_) => "a string",
-            Token::Number(_) => "a number",
-            Token::Bool => "a boolean",
-            Token::Object => "an object",
-            Token::Array => "an array",
+        match self.unpack() {
+            Value::Null => "null",
+            Value::Plain(_) | Value::Escaped(_) => "a string",
+            Value::Number(_) => "a number",
+            Value::Bool => "a boolean",
+            Value::Object => "an object",
+            Value::Array => "an array",
         }
     }
 }
 
-/// Where and why the text is not JSON.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Syntax {
-    /// Byte offset into the scanned text.
-    pub(super) at: u32,
-    what: What,
-}
+/// Lowest bit of a token's kind.
+const KIND: u32 = 60;
 
+/// Where and why the text is not JSON: the byte offset in 32 bits, the [`What`] above it; one word like a [`Token`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Syntax(u64);
+
+#[derive(Clone, Copy)]
 enum What {
     End,
     Value,
@@ -97,21 +129,25 @@ enum What {
     Trailing,
 }
 
+impl What {
+    const TEXTS: [&str; 10] = [
+        "it ends in the middle of a value",
+        "expected a value",
+        "expected a key in quotes",
+        "expected a colon",
+        "expected a comma or a closing brace",
+        "expected a comma or a closing bracket",
+        "a number is written wrongly",
+        "a control character stands unescaped in a string",
+        "an escape in a string is written wrongly",
+        "something follows the value",
+    ];
+}
+
 impl fmt::Display for Syntax {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = match self.what {
-            What::End => "it ends in the middle of a value",
-            What::Value => "expected a value",
-            What::Key => "expected a key in quotes",
-            What::Colon => "expected a colon",
-            What::CommaOrBrace => "expected a comma or a closing brace",
-            What::CommaOrBracket => "expected a comma or a closing bracket",
-            What::Number => "a number is written wrongly",
-            What::Control => "a control character stands unescaped in a string",
-            What::Escape => "an escape in a string is written wrongly",
-            What::Trailing => "something follows the value",
-        };
-        write!(f, "{what} at byte {}", self.at)
+        let what = What::TEXTS.get((self.0 >> 32) as usize).copied().unwrap_or_default();
+        write!(f, "{what} at byte {}", self.0 as u32)
     }
 }
 
@@ -146,7 +182,7 @@ impl<'a> Scanner<'a> {
     #[cold]
     fn fail<T>(&self, at: usize, what: What) -> Scan<T> {
         let what = if at >= self.bytes.len() { What::End } else { what };
-        Err(Syntax { at: at as u32, what })
+        Err(Syntax((what as u64) << 32 | at as u64))
     }
 
     /// The next byte that is not white space, not consumed; 0 at the end (a NUL is no start of anything in JSON).
@@ -236,8 +272,8 @@ impl<'a> Scanner<'a> {
                 self.bump();
                 self.string()
             }
-            b'{' => self.containers().map(|()| Token::Object),
-            b'[' => self.containers().map(|()| Token::Array),
+            b'{' => self.containers().map(|()| Token::OBJECT),
+            b'[' => self.containers().map(|()| Token::ARRAY),
             first => self.scalar(first),
         }
     }
@@ -245,9 +281,9 @@ impl<'a> Scanner<'a> {
     #[inline]
     fn scalar(&mut self, first: u8) -> Scan<Token> {
         match first {
-            b'n' => self.literal(b"null", Token::Null),
-            b't' => self.literal(b"true", Token::Bool),
-            b'f' => self.literal(b"false", Token::Bool),
+            b'n' => self.literal(b"null", Token::NULL),
+            b't' => self.literal(b"true", Token::BOOL),
+            b'f' => self.literal(b"false", Token::BOOL),
             b'-' | b'0'..=b'9' => self.number(),
             _ => self.fail(self.at, What::Value),
         }
@@ -287,7 +323,7 @@ impl<'a> Scanner<'a> {
             }
             self.some_digits()?;
         }
-        Ok(Token::Number(Text::in_message(start, self.at)))
+        Ok(Token::spanning(Token::NUMBER, start, self.at))
     }
 
     #[inline]
@@ -317,7 +353,7 @@ impl<'a> Scanner<'a> {
         let end = self.special(start);
         if self.bytes.get(end) == Some(&b'"') {
             self.at = end + 1;
-            return Ok(Token::Plain(Text::in_message(start, end)));
+            return Ok(Token::spanning(Token::PLAIN, start, end));
         }
         self.string_with_escapes(start, end)
     }
@@ -328,7 +364,7 @@ impl<'a> Scanner<'a> {
             match self.bytes.get(at) {
                 Some(b'"') => {
                     self.at = at + 1;
-                    return Ok(Token::Escaped(Text::in_message(start, at)));
+                    return Ok(Token::spanning(Token::ESCAPED, start, at));
                 }
                 Some(b'\\') => match self.bytes.get(at + 1) {
                     Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => at += 2,
@@ -420,22 +456,45 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// Bytes looked at in one step: a machine word.
-const LANES: usize = 8;
+/// Bytes looked at in one step.
+const LANES: usize = 16;
 
-/// Position of the first quote, backslash or control character in the chunk.
+/// Position of the first quote, backslash or control character in the chunk. SSE2 belongs to every x86-64.
+#[cfg(target_arch = "x86_64")]
 #[inline]
 fn first_special(chunk: &[u8; LANES]) -> Option<usize> {
-    const ONES: u64 = u64::from_le_bytes([1; LANES]);
-    const HIGHS: u64 = ONES << 7;
-    let bytes = u64::from_le_bytes(*chunk);
-    let quotes = (bytes ^ (ONES * b'"' as u64)).wrapping_sub(ONES);
-    let backslashes = (bytes ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
-    let controls = bytes.wrapping_sub(ONES * 0x20);
-    // The lowest byte marked is exact: a subtraction can borrow only from the bytes above one that is marked rightly.
-    let mask = (quotes | backslashes | controls) & !bytes & HIGHS;
-    (mask != 0).then(|| mask.trailing_zeros() as usize / 8)
+    use safe_arch::{bitor_m128i, cmp_eq_mask_i8_m128i, load_unaligned_m128i, min_u8_m128i, move_mask_i8_m128i, set_splat_i8_m128i};
+    let bytes = load_unaligned_m128i(chunk);
+    let quotes = cmp_eq_mask_i8_m128i(bytes, set_splat_i8_m128i(b'"' as i8));
+    let backslashes = cmp_eq_mask_i8_m128i(bytes, set_splat_i8_m128i(b'\\' as i8));
+    let controls = cmp_eq_mask_i8_m128i(min_u8_m128i(bytes, set_splat_i8_m128i(0x1f)), bytes);
+    let mask = move_mask_i8_m128i(bitor_m128i(bitor_m128i(quotes, backslashes), controls));
+    (mask != 0).then(|| mask.trailing_zeros() as usize)
 }
+
+/// The same in machine words, for other processors.
+#[cfg(any(test, not(target_arch = "x86_64")))]
+fn first_special_by_words(chunk: &[u8; LANES]) -> Option<usize> {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const HIGHS: u64 = ONES << 7;
+    // The lowest byte marked is exact: a subtraction can borrow only from the bytes above one that is marked rightly.
+    let marks = |bytes: u64| {
+        let quotes = (bytes ^ (ONES * b'"' as u64)).wrapping_sub(ONES);
+        let backslashes = (bytes ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
+        let controls = bytes.wrapping_sub(ONES * 0x20);
+        (quotes | backslashes | controls) & !bytes & HIGHS
+    };
+    let bits = u128::from_le_bytes(*chunk);
+    let (low, high) = (marks(bits as u64), marks((bits >> 64) as u64));
+    match (low, high) {
+        (0, 0) => None,
+        (0, _) => Some(8 + high.trailing_zeros() as usize / 8),
+        _ => Some(low.trailing_zeros() as usize / 8),
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+use first_special_by_words as first_special;
 
 /// Appends the meaning of a string whose escapes the scanner has checked. A lone surrogate becomes U+FFFD.
 pub(super) fn unescape(mut raw: &str, out: &mut String) {
@@ -476,4 +535,48 @@ pub(super) fn unescape(mut raw: &str, out: &mut String) {
 fn hex(text: &str) -> (u32, &str) {
     let (digits, tail) = text.split_at_checked(4).expect("INV: the scanner has checked that four digits follow \\u");
     (u32::from_str_radix(digits, 16).unwrap_or(0xFFFD), tail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_first_special_byte_is_found_by_words_as_by_lanes() {
+        for byte in 0..=255u8 {
+            for place in 0..LANES {
+                for rest in [b' ', 0x7F, 0x80, 0xFF, b'!', b'#', b'[', b']'] {
+                    let mut chunk = [rest; LANES];
+                    chunk[place] = byte;
+                    let expected = (byte < 0x20 || byte == b'"' || byte == b'\\').then_some(place);
+                    assert_eq!(first_special(&chunk), expected, "{chunk:?}");
+                    assert_eq!(first_special_by_words(&chunk), expected, "{chunk:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn surrogates_pair_up_or_are_replaced() {
+        let meaning = |raw: &str| {
+            let mut out = String::new();
+            unescape(raw, &mut out);
+            out
+        };
+        assert_eq!(meaning(r"a\\b\/\n\u0041\u0000"), "a\\b/\nA\0");
+        assert_eq!(meaning(r"\ud83d\ude00"), "😀");
+        assert_eq!(meaning(r"\ud83d\ud83d\ude00"), "\u{FFFD}😀");
+        assert_eq!(meaning(r"\ude00\ud83d"), "\u{FFFD}\u{FFFD}");
+        assert_eq!(meaning(r"\ud83dx\ude00"), "\u{FFFD}x\u{FFFD}");
+        assert_eq!(meaning(r"\ud83d\\ude00"), "\u{FFFD}\\ude00");
+        assert_eq!(meaning(r"\ud83d\u0041"), "\u{FFFD}A");
+    }
+
+    proptest! {
+        #[test]
+        fn the_first_special_of_any_chunk_is_the_same_both_ways(chunk: [u8; LANES]) {
+            prop_assert_eq!(first_special(&chunk), first_special_by_words(&chunk));
+        }
+    }
 }
