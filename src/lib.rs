@@ -4,5 +4,7 @@
 
 pub mod defender;
 pub mod detector;
+pub mod files;
 pub mod finding;
+pub mod fleet;
 pub mod time;
