@@ -4,6 +4,8 @@
 
 pub mod defender;
 pub mod detector;
+pub mod files;
 pub mod finding;
+pub mod fleet;
 pub mod state;
 pub mod time;
