@@ -2,7 +2,9 @@
 //!
 //! `ARCHITECTURE.md` is the map of the modules and their invariants.
 
+pub mod config;
 pub mod defender;
 pub mod detector;
 pub mod finding;
+pub mod host_clock;
 pub mod time;
