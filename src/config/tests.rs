@@ -283,3 +283,42 @@ fn every_wrong_value_is_refused_with_what_was_expected() {
         assert_eq!(refused(text, &[]), [line], "{text}");
     }
 }
+
+/// What the container image, the compose file and the chart set must be what the program knows.
+#[test]
+fn deployments_set_only_known_keys() {
+    let files = [
+        include_str!("../../docker-compose.yml"),
+        include_str!("../../Dockerfile"),
+        include_str!("../../helm/firstseen/values.yaml"),
+        include_str!("../../helm/firstseen/templates/statefulset.yaml"),
+    ];
+    let names: std::collections::BTreeSet<&str> = files
+        .iter()
+        .flat_map(|f| f.split(|c: char| !(c.is_ascii_uppercase() || c == '_')))
+        .filter(|w| w.starts_with("FIRSTSEEN_") && w.contains("__"))
+        .collect();
+    assert!(names.len() >= 5, "{names:?}");
+    for name in names {
+        let known = name.starts_with("FIRSTSEEN_KAFKA__PROPERTIES__") || keys::KEYS.iter().any(|k| keys::variable(k.path) == name);
+        assert!(known, "{name}");
+    }
+}
+
+#[test]
+fn the_charts_configuration_is_accepted_with_what_the_chart_sets() {
+    let values = include_str!("../../helm/firstseen/values.yaml");
+    let block: Vec<&str> =
+        values.lines().skip_while(|l| *l != "config: |").skip(1).take_while(|l| l.is_empty() || l.starts_with("  ")).collect();
+    assert!(block.len() > 3);
+    let config = load(
+        &block.join("\n"),
+        &[
+            ("FIRSTSEEN_HTTP__LISTEN", "0.0.0.0:9464"),
+            ("FIRSTSEEN_STATE__DIR", "/var/lib/firstseen/state"),
+            ("FIRSTSEEN_HTTP__API_TOKEN", "t"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(config.kafka.bootstrap_servers, "kafka:9092");
+}
