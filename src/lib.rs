@@ -5,4 +5,5 @@
 pub mod defender;
 pub mod detector;
 pub mod finding;
+pub mod kafka;
 pub mod time;
