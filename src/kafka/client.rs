@@ -361,6 +361,11 @@ impl Cluster {
         Ok(Cluster { consumer, bootstrap_servers: settings.bootstrap_servers.clone(), patience })
     }
 
+    /// The same connection with another patience.
+    pub(super) fn with_patience(self, patience: Duration) -> Self {
+        Cluster { patience, ..self }
+    }
+
     /// The topic's partition numbers, ascending; `None` when there is no such topic.
     ///
     /// # Errors

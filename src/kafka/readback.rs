@@ -148,7 +148,9 @@ pub fn read_to_end(
                 unread.remove(&partition);
             }
             Some(Err(error)) => {
-                if !error.rdkafka_error_code().is_some_and(is_transient) {
+                // A reader is no member of the group, so it does not matter what the group may not do.
+                let harmless = |code| is_transient(code) || code == RDKafkaErrorCode::GroupAuthorizationFailed;
+                if !error.rdkafka_error_code().is_some_and(harmless) {
                     return Err(failed(topic, &error));
                 }
             }
