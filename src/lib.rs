@@ -11,6 +11,7 @@ pub mod finding;
 pub mod fleet;
 pub mod host_clock;
 pub mod http;
+pub mod kafka;
 pub mod logging;
 pub mod metrics;
 pub mod state;
