@@ -159,7 +159,8 @@ impl Model {
             servers |= 1 << row.device_name;
         }
         // vendor servers(v, now)
-        let of_servers = || self.network.iter().filter(|row| row.timestamp > lookback && row.qualifies && servers >> row.device_name & 1 == 1);
+        let of_servers =
+            || self.network.iter().filter(|row| row.timestamp > lookback && row.qualifies && servers >> row.device_name & 1 == 1);
         let mut vendor_servers: Vec<Set> = vec![0; self.companies.texts.len()];
         for row in of_servers() {
             vendor_servers[row.company] |= 1 << row.device_name;

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use firstseen::defender::Record;
 use firstseen::detector::{Detector, Effect, Settings};
 use firstseen::finding::{Change, ChangeKind, FindingId};
 use firstseen::time::{Span, Ticks};
@@ -12,6 +13,22 @@ use firstseen::time::{Span, Ticks};
 use super::fleet::{Owned, Rng};
 use crate::model::changes::{ChangeModel, Expected, Outcome};
 use crate::model::{Key, Row};
+
+/// What is judged: the detector, or one with a fault that the judge must see.
+pub(crate) trait Subject {
+    fn record(&mut self, record: &Record<'_>, effects: &mut Vec<Effect>);
+    fn advance(&mut self, tenant: &str, to: Ticks, effects: &mut Vec<Effect>);
+}
+
+impl Subject for Detector {
+    fn record(&mut self, record: &Record<'_>, effects: &mut Vec<Effect>) {
+        Detector::record(self, record, effects);
+    }
+
+    fn advance(&mut self, tenant: &str, to: Ticks, effects: &mut Vec<Effect>) {
+        Detector::advance(self, tenant, to, effects);
+    }
+}
 
 /// How much a run has seen.
 #[derive(Clone, Copy, Debug, Default)]
@@ -106,7 +123,11 @@ struct Tenant {
 
 /// Feeds `records` to a fresh detector and to the model. The error is the first difference, with all that is needed to look into it.
 pub(crate) fn run(records: &[Owned], settings: &Settings, seed: u64) -> Result<Tally, String> {
-    let mut detector = Detector::new(settings.clone());
+    judge(&mut Detector::new(settings.clone()), records, settings, seed)
+}
+
+/// As [`run`], for any subject.
+pub(crate) fn judge(detector: &mut impl Subject, records: &[Owned], settings: &Settings, seed: u64) -> Result<Tally, String> {
     let mut tenants: BTreeMap<&'static str, Tenant> = BTreeMap::new();
     let mut tally = Tally { fleets: 1, ..Tally::default() };
     let mut rng = Rng::new(seed ^ 0xAD7A);
@@ -183,7 +204,8 @@ impl Tenant {
         }
         let got: Vec<&Change> = changes.into_iter().filter(|change| !change.late).collect();
         let listing = || {
-            let said: Vec<String> = got.iter().map(|c| format!("    {:?} {} {:?} r{} {:?}", c.kind, c.at, key_of(c), c.revision, row_of(c))).collect();
+            let said: Vec<String> =
+                got.iter().map(|c| format!("    {:?} {} {:?} r{} {:?}", c.kind, c.at, key_of(c), c.revision, row_of(c))).collect();
             let want: Vec<String> =
                 expected.iter().map(|e| format!("    {:?} {} {:?} r{} {:?}", e.kind, e.at, e.key, e.revision, e.row)).collect();
             format!("\n  expected\n{}\n  got\n{}", want.join("\n"), said.join("\n"))
@@ -252,7 +274,8 @@ impl Tenant {
         let keys_equal = answer.keys().eq(self.open.rows.keys());
         let values_equal = || {
             answer.values().zip(self.open.rows.values()).all(|(row, (_, open))| {
-                (row.count, row.prevalence, &row.urls, row.first, row.last) == (open.count, open.prevalence, &open.urls, open.first, open.last)
+                (row.count, row.prevalence, &row.urls, row.first, row.last)
+                    == (open.count, open.prevalence, &open.urls, open.first, open.last)
             })
         };
         // With an update interval the values may lag; the change model says by how much.
@@ -271,7 +294,8 @@ pub(crate) fn shrink(records: &[Owned], differs: impl Fn(&[Owned]) -> Option<Str
     while chunk > 0 {
         let mut from = 0;
         while from < kept.len() {
-            let fewer: Vec<Owned> = kept.iter().enumerate().filter(|(i, _)| *i < from || *i >= from + chunk).map(|(_, r)| r.clone()).collect();
+            let fewer: Vec<Owned> =
+                kept.iter().enumerate().filter(|(i, _)| *i < from || *i >= from + chunk).map(|(_, r)| r.clone()).collect();
             match differs(&fewer) {
                 Some(text) => (kept, said) = (fewer, text),
                 None => from += chunk,

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use firstseen::detector::{Detector, Effect, Settings};
 use firstseen::finding::{Change, ChangeKind};
 use firstseen::time::{Span, Ticks};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::compare::Open;
 use super::fleet::{Owned, Rng, Row, start};
@@ -75,11 +75,15 @@ pub(crate) fn judge(python: &Path, records: &[Owned], seed: u64) -> Verdict {
         let open = run.open_at(*probe);
         verdict.instants += 1;
         verdict.rows += answer.len();
-        if by_definition != answer {
-            verdict.differences.push(format!("seed {seed}, {probe:?}: the query says {answer:?}, the model {by_definition:?}"));
-        }
-        if open != answer {
-            verdict.differences.push(format!("seed {seed}, {probe:?}: the query says {answer:?}, the detector {open:?}"));
+        for (who, said) in [("model", &by_definition), ("detector", &open)] {
+            let keys: BTreeSet<&Key> = answer.keys().chain(said.keys()).collect();
+            for key in keys.into_iter().filter(|key| answer.get(*key) != said.get(*key)) {
+                verdict.differences.push(format!(
+                    "seed {seed}, {probe:?}, {key:?}: the query says {:?}, the {who} {:?}",
+                    answer.get(key),
+                    said.get(key)
+                ));
+            }
         }
     }
     verdict
@@ -225,9 +229,11 @@ fn ask(python: &Path, run: &Run<'_>, probes: &[Probe]) -> Vec<BTreeMap<Key, Valu
     String::from_utf8(output.stdout).unwrap().lines().map(answer_of).collect()
 }
 
+/// A row as the worker prints it: device, address, port, count, prevalence, URLs.
+type Printed = (String, String, Option<u16>, u64, u64, BTreeSet<String>);
+
 fn answer_of(line: &str) -> BTreeMap<Key, Values> {
-    let rows: Vec<(String, String, Option<u16>, u64, u64, BTreeSet<String>)> =
-        serde_json::from_value(serde_json::from_str::<Value>(line).unwrap()).unwrap();
+    let rows: Vec<Printed> = serde_json::from_str(line).unwrap();
     rows.into_iter().map(|(device, ip, port, count, prevalence, urls)| ((device, ip, port), (count, prevalence, urls))).collect()
 }
 
