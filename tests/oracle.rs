@@ -1,0 +1,186 @@
+//! The promise: at any instant the open findings are exactly the rows that the hunting query would return.
+//!
+//! Owns two judges of it, on spiteful fleets. A brute-force model written from the definitions checks every change at every
+//! instant that matters ([`model`]); the query itself, run by an independent KQL engine, checks the rows at hundreds of instants
+//! (`oracle/query.rs`). Leaves to others: how records are decoded, and what is published.
+
+// A test says what is wrong by panicking.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod model;
+
+mod oracle {
+    pub(crate) mod compare;
+    mod determinism;
+    mod faults;
+    pub(crate) mod fleet;
+    pub(crate) mod query;
+}
+
+use std::io::Write;
+
+use firstseen::detector::Settings;
+use firstseen::time::Span;
+use oracle::compare::{Tally, run, shrink};
+use oracle::fleet::{Shape, generate};
+
+/// Past the test runner's capture, so that the figures stand in every log.
+pub(crate) fn say(line: &str) {
+    let mut uncaptured = std::io::stdout();
+    writeln!(uncaptured, "{line}").unwrap();
+}
+
+/// Every change of `seeds` fleets, or the smallest fleet that shows a difference.
+fn every_change(shape: Shape, settings: &Settings, seeds: std::ops::Range<u64>, floor: Tally) {
+    let mut total = Tally::default();
+    for seed in seeds {
+        let records = generate(shape, seed);
+        match run(&records, settings, seed) {
+            Ok(tally) => total.add(tally),
+            Err(first) => {
+                let (fewest, said) = shrink(&records, |records| run(records, settings, seed).err());
+                let list: Vec<String> = fewest.iter().map(|r| format!("  {r:?}")).collect();
+                panic!(
+                    "seed {seed}: {first}\n\nsmallest fleet ({} of {} records): {said}\n{}",
+                    fewest.len(),
+                    records.len(),
+                    list.join("\n")
+                );
+            }
+        }
+    }
+    say(&format!("oracle, model, update interval {}: {total:?}, 0 differences", settings.update_interval));
+    // A fleet that changes nothing proves nothing.
+    for (what, seen, least) in [
+        ("opened", total.opened, floor.opened),
+        ("updated", total.updated, floor.updated),
+        ("retracted", total.retracted, floor.retracted),
+        ("closed", total.closed, floor.closed),
+        ("reopened", total.reopened, floor.reopened),
+        ("late", total.late, floor.late),
+    ] {
+        assert!(seen >= least, "only {seen} {what}, at least {least} are wanted: the fleets have lost their spite");
+    }
+}
+
+/// Least numbers of what the fleets must have made happen.
+const FLOOR: Tally = Tally {
+    fleets: 0,
+    records: 0,
+    instants: 0,
+    rows: 0,
+    opened: 1000,
+    updated: 1000,
+    retracted: 200,
+    closed: 1000,
+    reopened: 20,
+    late: 20,
+};
+
+#[test]
+fn every_change_is_the_models_change() {
+    every_change(Shape::SMALL, &Settings { update_interval: Span::ZERO, ..Settings::default() }, 0..60, FLOOR);
+}
+
+#[test]
+fn updates_wait_for_the_update_interval() {
+    for (interval, seeds) in [(Span::minutes(1), 100..110), (Span::hours(6), 110..120), (Span::days(2), 120..130)] {
+        let floor = Tally { updated: 10, ..FLOOR };
+        every_change(Shape::SMALL, &Settings { update_interval: interval, ..Settings::default() }, seeds, floor);
+    }
+}
+
+#[test]
+fn other_numbers_than_the_querys_hold_as_well() {
+    let numbers = Settings {
+        lookback: Span::days(7),
+        new_within: Span::days(2),
+        prevalence_window: Span::days(3),
+        prevalence_below: 4,
+        vendor_servers_below: 7,
+        update_interval: Span::ZERO,
+        ..Settings::default()
+    };
+    every_change(Shape { windows: [7, 2, 3], addresses: 40, ..Shape::SMALL }, &numbers, 200..215, FLOOR);
+}
+
+#[test]
+fn the_query_engine_agrees_at_every_probe() {
+    let python = oracle::query::python();
+    let seeds = [1, 2, 3];
+    let verdicts: Vec<_> = std::thread::scope(|scope| {
+        let judges: Vec<_> =
+            seeds.iter().map(|seed| scope.spawn(|| oracle::query::judge(&python, &generate(Shape::QUERY, *seed), *seed))).collect();
+        judges.into_iter().map(|judge| judge.join().unwrap()).collect()
+    });
+    let (instants, rows): (usize, usize) = verdicts.iter().fold((0, 0), |(i, r), v| (i + v.instants, r + v.rows));
+    let differences: Vec<&String> = verdicts.iter().flat_map(|v| &v.differences).collect();
+    for (seed, verdict) in seeds.iter().zip(&verdicts) {
+        say(&format!(
+            "oracle, query, seed {seed}: {} instants, {} rows; both sides of {:?}",
+            verdict.instants, verdict.rows, verdict.sampled
+        ));
+    }
+    say(&format!("oracle, query: {} fleets, {instants} instants, {rows} rows compared, {} differences", seeds.len(), differences.len()));
+    assert!(
+        differences.is_empty(),
+        "{} differences, the first of them: {:#?}",
+        differences.len(),
+        &differences[..differences.len().min(3)]
+    );
+    for verdict in &verdicts {
+        assert!(verdict.instants >= 100 && verdict.rows >= 1000, "too little was asked: {verdict:?}");
+        for kind in ["opened", "updated", "retracted", "closed"] {
+            assert!(verdict.sampled.keys().any(|sampled| sampled.starts_with(kind)), "no change of kind {kind} was sampled: {verdict:?}");
+        }
+    }
+}
+
+#[test]
+fn tune() {
+    use std::collections::BTreeMap;
+    for interval in [Span::ZERO, Span::hours(6)] {
+        let settings = Settings { update_interval: interval, ..Settings::default() };
+        let mut kinds: BTreeMap<String, u32> = BTreeMap::new();
+        let t = std::time::Instant::now();
+        for seed in 0..6 {
+            let records = generate(Shape::SMALL, seed);
+            let mut models: BTreeMap<&str, model::changes::ChangeModel> = BTreeMap::new();
+            for o in &records {
+                let m = models.entry(o.tenant).or_insert_with(|| model::changes::ChangeModel::new(settings.clone()));
+                let r = o.record();
+                *kinds.entry("records".into()).or_default() += 1;
+                let mut said = vec![];
+                if let Some(to) = m.clock_for(&r) {
+                    said = m.advance(to);
+                    for e in &said {
+                        *kinds.entry(format!("time {:?}", e.kind)).or_default() += 1;
+                    }
+                }
+                let (outcome, s2) = m.record(&r);
+                for e in &s2 {
+                    *kinds.entry(format!("record {:?}", e.kind)).or_default() += 1;
+                }
+                said.extend(s2);
+                *kinds.entry(format!("{outcome:?}")).or_default() += 1;
+                for e in &said {
+                    if e.kind == firstseen::finding::ChangeKind::Opened {
+                        if e.revision > 1 {
+                            *kinds.entry("reopened".into()).or_default() += 1;
+                        }
+                        if e.life > 1 {
+                            *kinds.entry("life 2+".into()).or_default() += 1;
+                        }
+                        if m.rows.previous(&e.key, e.row.first).is_some() {
+                            *kinds.entry("opened with previous".into()).or_default() += 1;
+                            if m.rows.previous(&e.key, e.row.first).unwrap() == e.at.minus(Span::days(14)) {
+                                *kinds.entry("opened by gap timer".into()).or_default() += 1;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        say(&format!("{kinds:#?} {:?}", t.elapsed()));
+    }
+}
