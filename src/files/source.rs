@@ -1,6 +1,6 @@
 //! Lines of many files in the order of their arrival.
 //!
-//! Invariant: of each file only its next line is held, and no more than [`MOST_OPEN`] files are open: those that are not due
+//! Invariant: of each file only its next line is held, and no more than 128 files are open: those that are not due
 //! are opened to look at their first line, closed, and opened again when their turn comes. With one file left there is
 //! nothing to compare and nothing is looked at.
 
