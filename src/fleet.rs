@@ -79,7 +79,7 @@ impl FleetOptions {
 /// port 443, and again a few times, about every 75 seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attack {
-    /// Event time of the first connection; it arrives two to three minutes later.
+    /// Event time of the first connection; it arrives two to three minutes later. Leave nine minutes of the span for all of them.
     pub at: Ticks,
 }
 

@@ -14,7 +14,8 @@ use super::reader::{LineReader, Place, Step};
 use super::{FileError, LINE_LIMIT, peek};
 use crate::time::Ticks;
 
-/// Files that overlap in time are open together, up to this many; of more, those due last are closed for the time being.
+/// Files that overlap in time are open together, up to this many; of more, those due last are closed for the time being. Going
+/// on in a closed one is a seek, but a compressed one must be decoded again up to its place: right, and slow.
 const MOST_OPEN: usize = 128;
 const ONE_FILE_BUFFER: usize = 1 << 20;
 const MERGE_BUFFER: usize = 128 << 10;

@@ -223,6 +223,13 @@ fn a_fleet_dealt_out_to_files_comes_back_in_order_however_few_may_be_open() {
 }
 
 #[test]
+fn a_source_can_move_to_another_thread() {
+    fn is_send<T: Send>() {}
+    is_send::<FileSource>();
+    is_send::<Fleet>();
+}
+
+#[test]
 fn a_line_buffer_is_used_again() {
     let dir = tempfile::tempdir().unwrap();
     let (paths, expected) = dealt(dir.path(), 3, plain);

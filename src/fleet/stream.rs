@@ -129,6 +129,12 @@ impl TenantStream {
         &self.world.tenant
     }
 
+    /// Records that wait.
+    #[cfg(test)]
+    pub(crate) fn under_way(&self) -> usize {
+        self.pending.len()
+    }
+
     fn plant(&mut self, at: i64, implant: Implant, random: &mut Random) {
         let mut first_arrival = Ticks::MAX;
         for beacon in 0..i64::from(BEACONS) {

@@ -218,10 +218,32 @@ fn a_total_sets_the_rate() {
 
 #[test]
 fn memory_is_bounded_by_what_is_under_way() {
-    // 20,000 devices and a rate of 1,000 records a second: taking the first minute must not make the whole day.
-    let options = FleetOptions { devices: 20_000, span: Span::days(30), records_per_device_day: 4320.0, ..small() };
-    let taken: u32 = Fleet::new(&options).take(500).map(|m| m.records).sum();
-    assert!((5_000..15_000).contains(&taken), "{taken}");
+    // 40 records a second at the busiest hour, for 30 days: what waits is seven minutes' worth, and does not grow.
+    let options = FleetOptions { devices: 20_000, span: Span::days(30), records_per_device_day: 110.0, late: 0.0, ..small() };
+    let mut fleet = Fleet::new(&options);
+    let mut most = Vec::new();
+    for _ in 0..4 {
+        most.push((0..1000).filter_map(|_| fleet.next().map(|_| fleet.tenants[0].under_way())).max().unwrap());
+    }
+    assert!(most.iter().all(|n| *n < 40 * 7 * 60) && most[3] < most[0] * 2, "{most:?}");
+    assert!(fleet.next().unwrap().arrival > options.start.plus(Span::minutes(30)));
+}
+
+#[test]
+fn companies_on_servers_run_from_everywhere_to_a_single_one() {
+    let options = FleetOptions { devices: 400, span: Span::days(4), ..small() };
+    let records = records(&options);
+    let mut servers: HashMap<&str, HashSet<&str>> = HashMap::new();
+    for record in &records {
+        let (device, company) = (text(record, "DeviceName"), text(record, "InitiatingProcessVersionInfoCompanyName"));
+        if is_network(record) && !company.is_empty() && (device.starts_with("srv-") || device.starts_with("dc-")) {
+            servers.entry(company).or_default().insert(device);
+        }
+    }
+    assert!(servers["Microsoft Corporation"].len() > 60);
+    let niche: Vec<usize> = servers.values().map(HashSet::len).filter(|n| *n < 10).collect();
+    assert!(niche.len() > 15 && niche.iter().filter(|n| **n == 1).count() > 5, "{niche:?}");
+    assert!(servers.values().filter(|s| s.len() >= 10).count() >= 3);
 }
 
 #[test]
