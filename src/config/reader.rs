@@ -98,6 +98,11 @@ impl Reader {
         self.mistakes.push(Mistake { key: key.to_owned(), variable: variable.map(str::to_owned), message });
     }
 
+    /// Whether a key was given at all.
+    pub(super) fn is_given(&self, path: &str) -> bool {
+        self.given.contains_key(path)
+    }
+
     /// Notes a mistake if there is one.
     pub(super) fn refuse(&mut self, wrong: bool, key: &str, message: impl FnOnce() -> String) {
         if wrong {
