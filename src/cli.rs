@@ -22,10 +22,10 @@ Exit codes:
 #[command(name = "firstseen", version, after_help = EXIT_CODES, arg_required_else_help = true, subcommand_required = true, max_term_width = 110)]
 pub struct Cli {
     /// Log filter: a level, or target=level pairs [default: $RUST_LOG, else info]
-    #[arg(long, global = true, value_name = "FILTER")]
+    #[arg(long, global = true, value_name = "FILTER", display_order = 900)]
     pub log: Option<String>,
     /// Log more; -vv logs everything
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, action = ArgAction::Count, display_order = 901)]
     pub verbose: u8,
     /// What to do.
     #[command(subcommand)]

@@ -48,7 +48,7 @@ pub struct Kafka {
     pub bootstrap_servers: String,
     /// Which service it is.
     pub preset: Preset,
-    /// librdkafka properties as they were given; see [`Kafka::client_properties`].
+    /// librdkafka properties as they were given; what they may be is judged where the client is made.
     pub properties: BTreeMap<String, Property>,
 }
 
@@ -61,38 +61,11 @@ pub enum Preset {
     EventHubs,
 }
 
-impl Preset {
-    /// What the preset sets, for every client. Event Hubs closes idle connections after four minutes and answers slowly while it
-    /// scales; librdkafka's own fix looks for "azure" in the host name and so misses `*.servicebus.windows.net`.
-    #[must_use]
-    pub const fn properties(self) -> &'static [(&'static str, &'static str)] {
-        match self {
-            Preset::Kafka => &[],
-            Preset::EventHubs => &[
-                ("security.protocol", "SASL_SSL"),
-                ("sasl.mechanism", "PLAIN"),
-                ("sasl.username", "$ConnectionString"),
-                ("connections.max.idle.ms", "180000"),
-                ("topic.metadata.refresh.interval.ms", "180000"),
-                ("socket.keepalive.enable", "true"),
-            ],
-        }
-    }
-}
-
 impl Kafka {
-    /// The properties of every client: brokers, the preset's, and over them what the file and the environment gave.
+    /// The librdkafka properties with their secrets in the open, for the client's configuration. Never log them.
     #[must_use]
-    pub fn client_properties(&self) -> BTreeMap<String, Property> {
-        let mut all: BTreeMap<String, Property> =
-            self.preset.properties().iter().map(|(k, v)| ((*k).to_owned(), Property::Plain((*v).to_owned()))).collect();
-        // Two names of one librdkafka property: the given one must win whichever it uses.
-        if self.properties.contains_key("sasl.mechanisms") {
-            all.remove("sasl.mechanism");
-        }
-        all.insert("bootstrap.servers".into(), Property::Plain(self.bootstrap_servers.clone()));
-        all.extend(self.properties.iter().map(|(k, v)| (k.clone(), v.clone())));
-        all
+    pub fn exposed_properties(&self) -> BTreeMap<String, String> {
+        self.properties.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect()
     }
 }
 
