@@ -9,17 +9,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use toml::{Table, Value};
 
-/// Properties that are set by a key of their own or by the way `firstseen` reads and writes.
+/// Properties that are set by a key of their own.
 const OWNED_PROPERTIES: &[(&str, &str)] = &[
     ("bootstrap.servers", "set kafka.bootstrap_servers instead"),
     ("metadata.broker.list", "set kafka.bootstrap_servers instead"),
     ("group.id", "set input.group_id instead"),
     ("auto.offset.reset", "set input.start instead"),
-    ("enable.auto.commit", "positions are committed by firstseen itself; remove it"),
-    ("enable.auto.offset.store", "positions are committed by firstseen itself; remove it"),
-    ("enable.idempotence", "the producer is always idempotent; remove it"),
-    ("transactional.id", "firstseen uses no transactions; remove it"),
-    ("enable.partition.eof", "firstseen needs it on; remove it"),
 ];
 
 /// Properties whose value must come as a secret.
@@ -96,6 +91,11 @@ impl Reader {
     /// Notes a mistake.
     pub(super) fn mistake(&mut self, key: &str, variable: Option<&str>, message: String) {
         self.mistakes.push(Mistake { key: key.to_owned(), variable: variable.map(str::to_owned), message });
+    }
+
+    /// Whether a key was given at all.
+    pub(super) fn is_given(&self, path: &str) -> bool {
+        self.given.contains_key(path)
     }
 
     /// Notes a mistake if there is one.

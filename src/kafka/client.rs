@@ -99,7 +99,9 @@ pub enum ClientError {
         reason: String,
     },
     /// No broker answered.
-    #[error("no Kafka broker answered at kafka.bootstrap_servers = \"{bootstrap_servers}\" within {waited:?} ({reason}): check the address, the network and kafka.properties")]
+    #[error(
+        "no Kafka broker answered at kafka.bootstrap_servers = \"{bootstrap_servers}\" within {waited:?} ({reason}): check the address, the network and kafka.properties"
+    )]
     Unreachable {
         /// The configured addresses.
         bootstrap_servers: String,
@@ -196,8 +198,11 @@ impl KafkaSettings {
                     ("queued.max.messages.kbytes", &per_partition),
                     ("fetch.queue.backoff.ms", "10"),
                     ("fetch.error.backoff.ms", "100"),
-                    ("statistics.interval.ms", "1000"),
                 ]);
+                if role == Role::Consumer {
+                    // Where the logs end, for the lag.
+                    set(&[("statistics.interval.ms", "1000")]);
+                }
                 if event_hubs {
                     set(&[("session.timeout.ms", "30000")]);
                 }

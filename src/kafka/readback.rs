@@ -27,7 +27,9 @@ pub enum ReadbackError {
         topic: String,
     },
     /// The topic holds less than was once written to it.
-    #[error("topic \"{topic}\" partition {partition} ends at {end}, but was written up to {wanted}: it was recreated or truncated; move the state directory away to start anew")]
+    #[error(
+        "topic \"{topic}\" partition {partition} ends at {end}, but was written up to {wanted}: it was recreated or truncated; move the state directory away to start anew"
+    )]
     BeyondEnd {
         /// The topic.
         topic: String,

@@ -2,4 +2,4 @@
 
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 
-pub mod kafka;
+pub(crate) mod kafka;
