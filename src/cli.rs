@@ -21,7 +21,7 @@ Exit codes:
 #[derive(Debug, Parser)]
 #[command(name = "firstseen", version, after_help = EXIT_CODES, arg_required_else_help = true, subcommand_required = true, max_term_width = 110)]
 pub struct Cli {
-    /// Log filter: a level, or target=level pairs [default: $RUST_LOG, else info]
+    /// Log filter: a level, or target=level pairs. Without it: RUST_LOG, else info
     #[arg(long, global = true, value_name = "FILTER", display_order = 900)]
     pub log: Option<String>,
     /// Log more; -vv logs everything
@@ -88,7 +88,7 @@ pub struct Backtest {
     /// Files, directories, or - for standard input
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
-    /// Configuration (TOML) of [query], [detection] and [limits] [default: the hunting query's numbers]
+    /// Configuration (TOML); only its query, detection and limits sections count. Without it: the hunting query's numbers
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Write each change of a finding here, one a line, as on the findings topic; - is standard output
@@ -97,7 +97,7 @@ pub struct Backtest {
     /// Write what could not be read here, one JSON object a line
     #[arg(long, value_name = "FILE")]
     pub dead_letters: Option<PathBuf>,
-    /// Threads that decode [default: one a core]
+    /// Threads that decode. Without it: one a core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: Option<u16>,
 }

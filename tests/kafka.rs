@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use firstseen::kafka::admin::{Admin, AdminError, Ensured, TopicSettings};
-use firstseen::kafka::client::{ClientError, KafkaSettings};
+use firstseen::kafka::client::{ClientError, Cluster, KafkaSettings};
 use firstseen::kafka::merge::Run;
 use firstseen::kafka::position::{NextOffset, PartitionId, PartitionTable, TopicPartition};
 use firstseen::kafka::readback::{ReadbackError, read_to_end};
@@ -416,7 +416,14 @@ fn offsets_without_messages_at_the_end_do_not_hold_reading_back() {
     for _ in 0..3 {
         producer.send(BaseRecord::<(), str>::to(&topic).payload("x").timestamp(1)).map_err(|(e, _)| e).unwrap();
     }
+    producer.flush(PATIENCE).unwrap();
+    // Another's open transaction does not hide what is written.
+    let mut seen = 0;
+    let ends = read_to_end(&broker().settings("g"), &topic, &BTreeMap::new(), PATIENCE, |_| seen += 1).unwrap();
+    assert_eq!((seen, ends), (3, [(0, NextOffset(3))].into()));
     producer.commit_transaction(PATIENCE).unwrap();
+    let cluster = Cluster::new(&broker().settings("g"), PATIENCE).unwrap();
+    wait_for("the marker to be written", || (cluster.ends(&topic, 0).unwrap().1 == NextOffset(4)).then_some(()));
     let mut seen = Vec::new();
     let ends = read_to_end(&broker().settings("g"), &topic, &BTreeMap::new(), PATIENCE, |r| seen.push(r.offset)).unwrap();
     assert_eq!((seen, ends), (vec![0, 1, 2], [(0, NextOffset(4))].into()));

@@ -281,6 +281,8 @@ fn every_wrong_value_is_refused_with_what_was_expected() {
             "[[suppress]]\ndomain_suffix = \"example.com\"\nreason = \"ours\"",
             "suppress: suppression rules are not available yet; remove the [[suppress]] tables",
         ),
+        ("\"http.listen\" = \"x\"", "\"http.listen\": unknown key; the nearest known one is http.listen"),
+        ("[kafka]\n\"properties.x\" = 1", "kafka.\"properties.x\": unknown key; the nearest known one is kafka.properties"),
         ("surprise = 1", "surprise: unknown key; docs/configuration.md lists the known ones"),
     ] {
         assert_eq!(refused(text, &[]), [line], "{text}");

@@ -238,6 +238,10 @@ impl KafkaSettings {
                     .set("enable.partition.eof", "true")
                     .set("partition.assignment.strategy", "range")
                     .set("group.protocol", "classic");
+                if role == Role::Reader {
+                    // Ours are written without transactions; another's open one must not hide them.
+                    config.set("isolation.level", "read_uncommitted");
+                }
             }
             Role::Producer => {
                 config.set("enable.idempotence", "true").set("acks", "all").set("delivery.report.only.error", "false");
@@ -362,7 +366,18 @@ impl Cluster {
     /// # Errors
     /// The settings are refused.
     pub fn new(settings: &KafkaSettings, patience: Duration) -> Result<Self, ClientError> {
-        let consumer = settings.client(Role::Metadata, 1, Logged::default())?;
+        Cluster::of(settings.config(Role::Metadata, 1)?, settings, patience)
+    }
+
+    /// Like [`new`](Cluster::new), but ends are those of everything that is written, also inside an open transaction.
+    pub(super) fn uncommitted(settings: &KafkaSettings, patience: Duration) -> Result<Self, ClientError> {
+        let mut config = settings.config(Role::Metadata, 1)?;
+        config.set("isolation.level", "read_uncommitted");
+        Cluster::of(config, settings, patience)
+    }
+
+    fn of(config: ClientConfig, settings: &KafkaSettings, patience: Duration) -> Result<Self, ClientError> {
+        let consumer = config.create_with_context(Logged::default()).map_err(client_error)?;
         Ok(Cluster { consumer, bootstrap_servers: settings.bootstrap_servers.clone(), patience })
     }
 
@@ -390,7 +405,8 @@ impl Cluster {
         })
     }
 
-    /// Where the partition's log starts and ends: the first offset that is there, and the offset of the next message to come.
+    /// Where the partition's log starts and ends: the first offset that is there, and the offset of the next message to come (or of the
+    /// first that an open transaction holds back, with the usual `isolation.level`).
     ///
     /// # Errors
     /// No broker answered in time, or access is refused.

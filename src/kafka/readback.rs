@@ -100,7 +100,7 @@ pub fn read_to_end(
     patience: Duration,
     mut each: impl FnMut(Record<'_>),
 ) -> Result<BTreeMap<i32, NextOffset>, ReadbackError> {
-    let cluster = Cluster::new(settings, patience)?;
+    let cluster = Cluster::uncommitted(settings, patience)?;
     let partitions = cluster.partitions(topic)?.ok_or_else(|| ReadbackError::MissingTopic { topic: topic.to_owned() })?;
     let mut ends = BTreeMap::new();
     let mut unread = BTreeSet::new();
