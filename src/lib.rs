@@ -15,6 +15,7 @@ pub mod http;
 pub mod kafka;
 pub mod logging;
 pub mod metrics;
+pub mod service;
 pub mod stage;
 pub mod state;
 pub mod task;
