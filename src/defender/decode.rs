@@ -35,9 +35,11 @@
 
 use super::event::Record;
 use super::fault::Fault;
+use super::packed::Row;
 use super::reason::Reason;
-use super::row::{self, Row};
-use super::scan::{Scanner, Token, Value, unescape};
+use super::row;
+use super::scan::Scanner;
+use super::token::{Token, Value, unescape};
 use crate::time::{Span, Ticks};
 
 /// Longest message that is read, in bytes. Brokers allow 1 MB by default; this bounds what a file's line can cost.
