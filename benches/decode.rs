@@ -19,6 +19,7 @@ const LIMITS: Limits = Limits { independent_clock: None, max_clock_skew: Span::h
 /// A name, and a run over all messages that returns what it added up.
 type Contender<'a> = (&'a str, Box<dyn FnMut() -> usize + 'a>);
 
+#[allow(clippy::disallowed_methods, reason = "a bench reads the clock")]
 fn main() {
     let mut seed = Seed(0x9E37_79B9_7F4A_7C15);
     let messages: Vec<String> = (0..MESSAGES).map(|_| message(&mut seed)).collect();

@@ -155,7 +155,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// The key's bytes, unless it holds escapes (then its meaning needs [`unescape`]).
+    /// The bytes of a string that holds no escapes.
     #[inline]
     pub(super) fn plain(&self, text: Text) -> &'a [u8] {
         let start = text.start as usize;
