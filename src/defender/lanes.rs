@@ -3,7 +3,7 @@
 //! Invariant: every way to find it finds the same. `safe_arch` wraps the SSE2 instructions without `unsafe` here; there is no
 //! step to wider ones, since choosing those while running needs it.
 
-/// Bytes looked at in one step.
+/// Bytes looked at in one step. Twice as many were measured to be slower: most strings and gaps between escapes are short.
 pub(super) const LANES: usize = 16;
 
 /// Position of the first quote, backslash or control character in the chunk. SSE2 belongs to every x86-64.
