@@ -148,6 +148,14 @@ const RESERVED: &[(&str, &str, &str)] = &[
     ("allow.auto.create.topics", "false", "topics are created with their settings or not at all; use output.create_topics"),
 ];
 
+/// Other names of the properties that are built in: the user's value wins under either.
+const ALIASES: &[(&str, &str)] = &[
+    ("sasl.mechanism", "sasl.mechanisms"),
+    ("compression.type", "compression.codec"),
+    ("linger.ms", "queue.buffering.max.ms"),
+    ("message.timeout.ms", "delivery.timeout.ms"),
+];
+
 impl KafkaSettings {
     /// Makes a client of every kind's configuration without connecting.
     ///
@@ -174,18 +182,19 @@ impl KafkaSettings {
                 }
             }
         }
-        let mut config = ClientConfig::new();
-        config.set_log_level(RDKafkaLogLevel::Info);
-        let mut set = |entries: &[(&str, &str)]| {
-            for (key, value) in entries {
-                config.set(*key, *value);
-            }
-        };
+        // A sorted map, because librdkafka's result depends on the order where two names mean one property.
+        let mut built_in = BTreeMap::new();
+        let mut set = |entries: &[(&str, &str)]| built_in.extend(entries.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
         set(&[("client.id", &self.client_id), ("topic.metadata.refresh.interval.ms", "60000"), ("socket.keepalive.enable", "true")]);
         let event_hubs = self.preset == Preset::EventHubs;
         if event_hubs {
             // librdkafka looks for "azure" in bootstrap.servers and so misses *.servicebus.windows.net, which drops idle connections.
-            set(&[("connections.max.idle.ms", "180000"), ("security.protocol", "SASL_SSL"), ("sasl.mechanism", "PLAIN")]);
+            set(&[
+                ("connections.max.idle.ms", "180000"),
+                ("security.protocol", "SASL_SSL"),
+                ("sasl.mechanism", "PLAIN"),
+                ("sasl.username", "$ConnectionString"),
+            ]);
         }
         let per_partition = (FETCH_AHEAD_KIB / partitions.max(1)).clamp(1_024, 16_384).to_string();
         match role {
@@ -223,7 +232,15 @@ impl KafkaSettings {
             }
             Role::Metadata => {}
         }
-        for (key, value) in &self.properties {
+        for (name, other) in ALIASES {
+            if self.properties.contains_key(*other) {
+                built_in.remove(*name);
+            }
+        }
+        built_in.extend(self.properties.clone());
+        let mut config = ClientConfig::new();
+        config.set_log_level(RDKafkaLogLevel::Info);
+        for (key, value) in &built_in {
             config.set(key, value);
         }
         config.set("bootstrap.servers", &self.bootstrap_servers).set("allow.auto.create.topics", "false");
@@ -480,6 +497,21 @@ mod tests {
             assert_eq!(s.config(Role::Producer, 1).unwrap().get("compression.type"), Some("lz4"));
             assert_eq!(s.config(Role::Consumer, 1).unwrap().get("fetch.wait.max.ms"), Some("77"));
             assert_eq!(s.config(Role::Consumer, 1).unwrap().get("enable.auto.commit"), Some("false"));
+        }
+    }
+
+    #[test]
+    fn the_users_properties_win_also_under_their_other_names() {
+        for (name, other) in ALIASES {
+            let value = match *name {
+                "sasl.mechanism" => "OAUTHBEARER",
+                "compression.type" => "none",
+                _ => "11",
+            };
+            let mut s = settings(&[(other, value)]);
+            s.preset = Preset::EventHubs;
+            let config = s.config(Role::Producer, 1).unwrap();
+            assert_eq!(config.create_native_config().unwrap().get(name), Ok(value.to_owned()));
         }
     }
 

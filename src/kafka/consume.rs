@@ -63,6 +63,7 @@ pub(super) struct Worker {
     assignment: Option<(Vec<TopicPartition>, Instant)>,
     partial: Option<(usize, usize)>,
     out_of_range: BTreeSet<PartitionId>,
+    range_due: Instant,
     batch: Vec<InputMessage>,
     batch_bytes: usize,
     caught_up: bool,
@@ -96,6 +97,7 @@ impl Worker {
             assignment: None,
             partial: None,
             out_of_range: BTreeSet::new(),
+            range_due: Instant::now(),
             batch: Vec::new(),
             batch_bytes: 0,
             caught_up: false,
@@ -427,32 +429,47 @@ impl Worker {
 
     /// Partitions whose next message is gone: librdkafka has stopped fetching them, and starts again only with a new assignment.
     fn recover_range(&mut self) -> Flow {
-        for id in mem::take(&mut self.out_of_range) {
-            let Some((of, from)) = self.lanes.get(&id).map(|l| l.of.clone()).zip(self.merge.fetched(id)) else { continue };
-            match self.io.cluster.ends(&of.topic, of.partition) {
-                Ok((low, _)) if from < low => {
-                    self.merge.skip(id, low);
-                    self.send(SourceEvent::Gap { partition: id, from, to: low })?;
-                }
-                Ok((_, high)) if from > high => {
-                    return self.fatal(SourceError::PositionBeyondEnd { partition: of, stored: from, end: high });
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    self.out_of_range.insert(id);
-                    self.tell(error.into())?;
+        // What the group has taken back meanwhile must not be assigned again.
+        if self.range_due > Instant::now() || self.consumer.context().has_rebalances() {
+            return Ok(());
+        }
+        let lost = mem::take(&mut self.out_of_range);
+        let error = match self.skip_what_is_gone(&lost)? {
+            Ok(()) => {
+                let goes_on: Vec<Assigned> = self
+                    .lanes
+                    .iter()
+                    .filter_map(|(id, lane)| Some(Assigned { id: *id, of: lane.of.clone(), position: self.merge.fetched(*id)? }))
+                    .collect();
+                match self.take(&goes_on) {
+                    Ok(()) => return Ok(()),
+                    Err(error) => error,
                 }
             }
+            Err(error) => error,
+        };
+        self.out_of_range.extend(lost);
+        self.range_due = Instant::now() + RETRY;
+        self.tell(error)
+    }
+
+    /// Moves each of these partitions to its log's start, if that has overtaken it. The inner error is to be retried.
+    fn skip_what_is_gone(&mut self, lost: &BTreeSet<PartitionId>) -> Result<Result<(), SourceError>, Stopped> {
+        for id in lost {
+            let Some((of, from)) = self.lanes.get(id).map(|l| l.of.clone()).zip(self.merge.fetched(*id)) else { continue };
+            let (low, high) = match self.io.cluster.ends(&of.topic, of.partition) {
+                Ok(ends) => ends,
+                Err(error) => return Ok(Err(error.into())),
+            };
+            if from > high {
+                return self.fatal(SourceError::PositionBeyondEnd { partition: of, stored: from, end: high });
+            }
+            if from < low {
+                self.merge.skip(*id, low);
+                self.send(SourceEvent::Gap { partition: *id, from, to: low })?;
+            }
         }
-        let goes_on: Vec<Assigned> = self
-            .lanes
-            .iter()
-            .filter_map(|(id, lane)| Some(Assigned { id: *id, of: lane.of.clone(), position: self.merge.fetched(*id)? }))
-            .collect();
-        match self.take(&goes_on) {
-            Ok(()) => Ok(()),
-            Err(error) => self.tell(error),
-        }
+        Ok(Ok(()))
     }
 
     fn commit_if_due(&mut self) {
