@@ -13,7 +13,8 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use firstseen::kafka::admin::{Admin, TopicSettings};
-use firstseen::kafka::client::{Cluster, KafkaSettings, Preset};
+use firstseen::kafka::client::{KafkaSettings, Preset};
+use firstseen::kafka::cluster::Cluster;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
