@@ -55,10 +55,7 @@ fn nothing_but_the_input_decides() {
             for spare in [None, Some(Rng::new(seed ^ hash_seed))] {
                 let what = format!("seed {seed}, hash seed {hash_seed}, batches of {batch}, extra advances {}", spare.is_some());
                 let again = effects(
-                    {
-                        let _ = hash_seed;
-                        Detector::new(settings.clone())
-                    },
+                    Detector::with_hash_seed(settings.clone(), hash_seed),
                     &records,
                     batch,
                     spare,
