@@ -1,5 +1,19 @@
 //! Microsoft Defender's streaming-API messages: bytes in, typed records out. Every Defender quirk lives in this module.
+//!
+//! [`decode`] holds the rules and the [`Decoder`]; [`batch`] packs what it delivers; [`reason`] names what may be wrong.
 
+pub mod batch;
+pub mod decode;
 pub mod event;
+mod fault;
+pub mod reason;
+mod row;
+mod scan;
 
+pub use batch::{Batch, Item};
+pub use decode::{Decoder, Limits, Sink};
 pub use event::{Body, DeviceInfo, NetworkEvent, Record};
+pub use reason::Reason;
+
+#[cfg(test)]
+mod tests;

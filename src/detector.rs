@@ -1,8 +1,60 @@
 //! The sans-io core: records in, changes of findings out. No clock, no I/O, no threads, no metrics.
+//!
+//! Three keyed operators, [`device`], [`destination`] and [`vendor`], own their tables and speak in [`message`]s. This file
+//! owns the tenants' arrival clocks and the order of things at one instant: all that time ends at it, then each row judged
+//! once, in key order; then the records that arrive at it, judged after each.
+//!
+//! Invariants: INV-order, the output depends on the input's order alone (no hash order, no host clock, no batch size);
+//! INV-due, no timer due at or before a tenant's clock is left when a record is applied.
 
-use crate::defender::Record;
-use crate::finding::Change;
+/// A [`Turn`] and the tables beside it, borrowed from a detector at once.
+macro_rules! turn {
+    ($self:ident, $tenant:expr, $now:expr) => {
+        Turn {
+            now: $now,
+            settings: &$self.settings,
+            timers: &mut $self.tenants.get_mut($tenant as usize).expect("INV-ids: a tenant's index").timers,
+            strings: &mut $self.strings,
+            outbox: &mut $self.outbox,
+        }
+    };
+}
+
+mod candidate;
+mod connections;
+mod destination;
+mod device;
+mod distinct;
+mod index;
+mod judge;
+mod message;
+pub mod sketch;
+mod slab;
+pub mod snapshot;
+mod strings;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod vendor;
+mod window;
+pub mod wire;
+
+pub use candidate::REMEMBERED_IDENTITIES;
+
+use crate::defender::{Body, DeviceInfo, NetworkEvent, Record};
+use crate::finding::{Change, ChangeKind, FindingId};
 use crate::time::{Span, Ticks};
+use candidate::{Candidate, Candidates, Finding, Identities, identity};
+use connections::{Known, port_code, port_of};
+use destination::Destinations;
+use device::Devices;
+use index::Index;
+use judge::Verdict;
+use message::Message;
+use sha2::{Digest, Sha256};
+use strings::Strings;
+use timers::{Target, Timers};
+use vendor::Vendors;
 
 /// The hunting query's numbers and the switches beyond it.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +81,18 @@ pub struct Settings {
     pub warm_up: Span,
     /// Keep connections of devices that DeviceInfo calls workstations or macOS.
     pub track_workstations: bool,
+}
+
+impl Settings {
+    /// Distinct devices of a destination that are kept exactly.
+    pub(crate) fn device_cap(&self) -> usize {
+        (self.prevalence_below as usize).max(64)
+    }
+
+    /// A connection is new again after this much silence.
+    pub(crate) fn quiet(&self) -> Span {
+        self.lookback.minus(self.new_within)
+    }
 }
 
 impl Default for Settings {
@@ -60,26 +124,550 @@ pub enum Effect {
     Repeat,
 }
 
+/// Rows that are tracked, for metrics and status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tracked {
+    /// Connections (tenant, device, address, port).
+    pub connections: usize,
+    /// Live candidates.
+    pub candidates: usize,
+    /// Destinations (tenant, address).
+    pub destinations: usize,
+    /// Vendors (tenant, company).
+    pub vendors: usize,
+    /// Devices (tenant, device name).
+    pub devices: usize,
+    /// Timers, stale ones included.
+    pub timers: usize,
+    /// Findings that are open.
+    pub open_findings: usize,
+}
+
+/// A tenant: its arrival clock and what is due on it.
+#[derive(Debug)]
+struct Tenant {
+    name: Box<str>,
+    clock: Ticks,
+    observed_since: Ticks,
+    timers: Timers,
+}
+
+/// What an operator may touch besides its own tables while it handles one message.
+struct Turn<'a> {
+    now: Ticks,
+    settings: &'a Settings,
+    timers: &'a mut Timers,
+    strings: &'a mut Strings,
+    outbox: &'a mut Vec<Message>,
+}
+
 /// The whole state of the detector.
 #[derive(Debug)]
 pub struct Detector {
     settings: Settings,
+    tenants: Vec<Tenant>,
+    tenant_index: Index,
+    strings: Strings,
+    devices: Devices,
+    destinations: Destinations,
+    vendors: Vendors,
+    candidates: Candidates,
+    connections: usize,
+    open_findings: usize,
+    outbox: Vec<Message>,
+    /// Candidates to judge at the end of this instant or record.
+    dirty: Vec<u32>,
+    scratch: String,
+    snapshot: snapshot::Progress,
 }
 
 impl Detector {
     /// An empty state.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Detector { settings }
+        Self::with_hash_seed(settings, 0x5eed)
+    }
+
+    /// An empty state whose tables hash with another seed. Nothing that can be observed depends on it.
+    #[must_use]
+    pub fn with_hash_seed(settings: Settings, seed: u64) -> Self {
+        let below = settings.vendor_servers_below;
+        Detector {
+            settings,
+            tenants: Vec::new(),
+            tenant_index: Index::new(seed),
+            strings: Strings::new(seed),
+            devices: Devices::new(seed),
+            destinations: Destinations::new(seed),
+            vendors: Vendors::new(seed, below),
+            candidates: Candidates::default(),
+            connections: 0,
+            open_findings: 0,
+            outbox: Vec::new(),
+            dirty: Vec::new(),
+            scratch: String::new(),
+            snapshot: snapshot::Progress::default(),
+        }
+    }
+
+    /// The settings it judges by.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Each tenant's arrival clock.
+    pub fn clocks(&self) -> impl Iterator<Item = (&str, Ticks)> {
+        self.tenants.iter().map(|t| (&*t.name, t.clock))
+    }
+
+    /// How many rows are tracked.
+    #[must_use]
+    pub fn tracked(&self) -> Tracked {
+        Tracked {
+            connections: self.connections,
+            candidates: self.candidates.len(),
+            destinations: self.destinations.rows.len(),
+            vendors: self.vendors.rows.len(),
+            devices: self.devices.rows.len(),
+            timers: self.tenants.iter().map(|t| t.timers.len()).sum(),
+            open_findings: self.open_findings,
+        }
     }
 
     /// Moves the tenant's clock to the record's arrival, ending what is due first, then applies the record.
     pub fn record(&mut self, record: &Record<'_>, effects: &mut Vec<Effect>) {
-        let _ = (record, effects, &self.settings);
+        let tenant = self.find_tenant(record.tenant);
+        let clock = tenant.and_then(|t| self.tenants.get(t as usize)).map_or(record.arrival, |t| t.clock.max(record.arrival));
+        let event_time = match &record.body {
+            Body::Network(event) => event.timestamp,
+            Body::Device(info) => info.timestamp,
+            Body::Skipped(_) => Ticks::MIN,
+        };
+        if event_time > clock.plus(self.settings.max_clock_skew) {
+            effects.push(Effect::TimestampAhead);
+            return;
+        }
+        let tenant = tenant.unwrap_or_else(|| self.add_tenant(record.tenant, clock, clock));
+        self.advance_tenant(tenant, clock, effects);
+        match &record.body {
+            Body::Network(event) => self.network(tenant, clock, event, effects),
+            Body::Device(info) => self.device_info(tenant, clock, info),
+            Body::Skipped(_) => return,
+        }
+        self.settle(tenant, clock, effects);
     }
 
-    /// Moves the tenant's arrival clock without a record (idle input); earlier instants than the clock's are ignored.
+    /// Moves the tenant's arrival clock without a record (idle input); earlier instants than the clock's, and tenants never
+    /// heard of, are ignored.
     pub fn advance(&mut self, tenant: &str, to: Ticks, effects: &mut Vec<Effect>) {
-        let _ = (tenant, to, effects);
+        if let Some(at) = self.find_tenant(tenant)
+            && self.tenants.get(at as usize).is_some_and(|t| t.clock < to)
+        {
+            self.advance_tenant(at, to, effects);
+        }
     }
+
+    fn find_tenant(&self, name: &str) -> Option<u32> {
+        let is_name = |id: u32| self.tenants.get(id as usize).is_some_and(|t| *t.name == *name);
+        self.tenant_index.find(self.tenant_index.hash(name.as_bytes()), is_name)
+    }
+
+    fn add_tenant(&mut self, name: &str, clock: Ticks, observed_since: Ticks) -> u32 {
+        let id = self.tenants.len() as u32;
+        self.tenant_index.insert(self.tenant_index.hash(name.as_bytes()), id);
+        self.tenants.push(Tenant { name: name.into(), clock, observed_since, timers: Timers::default() });
+        id
+    }
+
+    fn advance_tenant(&mut self, tenant: u32, to: Ticks, effects: &mut Vec<Effect>) {
+        let Some(row) = self.tenants.get_mut(tenant as usize) else { return };
+        row.clock = row.clock.max(to);
+        while let Some(at) = self.tenants.get(tenant as usize).and_then(|t| t.timers.next_due()).filter(|due| *due <= to) {
+            self.end_instant(tenant, at, effects);
+        }
+    }
+
+    /// All that time ends at `at`, then each row that it touched, once, in key order.
+    fn end_instant(&mut self, tenant: u32, at: Ticks, effects: &mut Vec<Effect>) {
+        let mut removed = Vec::new();
+        while let Some(target) = self.tenants.get_mut(tenant as usize).and_then(|t| t.timers.pop_at(at)) {
+            match target {
+                Target::Candidate(id) => {
+                    if self.candidates.get(id).is_some_and(|c| c.timer == at) {
+                        self.candidates.row_mut(id).timer = Ticks::MAX;
+                        self.dirty.push(id);
+                    }
+                }
+                Target::Destination(id) => {
+                    let mut turn = turn!(self, tenant, at);
+                    self.destinations.due(id, &mut turn);
+                }
+                Target::Device(id) => {
+                    let (mut vendors_gone, mut connections_gone) = (Vec::new(), Vec::new());
+                    let mut turn = turn!(self, tenant, at);
+                    if self.devices.due(id, &mut turn, |v| vendors_gone.push(v), |d| connections_gone.push(d)) {
+                        removed.push(id);
+                    }
+                    self.deliver(tenant, at);
+                    self.connections -= connections_gone.len();
+                    vendors_gone.into_iter().for_each(|v| self.vendors.release(v));
+                    connections_gone.into_iter().for_each(|d| self.destinations.release(d));
+                }
+            }
+        }
+        self.settle(tenant, at, effects);
+        removed.into_iter().for_each(|id| self.devices.remove(id, &mut self.strings));
+    }
+
+    /// Delivers what the operators said, then judges what it touched.
+    fn settle(&mut self, tenant: u32, now: Ticks, effects: &mut Vec<Effect>) {
+        self.deliver(tenant, now);
+        if !self.dirty.is_empty() {
+            self.judge_dirty(tenant, now, effects);
+        }
+    }
+
+    fn deliver(&mut self, tenant: u32, now: Ticks) {
+        let mut next = 0;
+        while let Some(&message) = self.outbox.get(next) {
+            next += 1;
+            match message {
+                Message::Join { vendor, device } => self.vendors.join(vendor, device, &mut self.outbox),
+                Message::Leave { vendor, device } => self.vendors.leave(vendor, device, &mut self.outbox),
+                Message::Rare { device, rare, .. } => {
+                    if self.devices.rare_changed(device, rare) {
+                        self.third_party_changed(device);
+                    }
+                }
+                Message::Watch { destination, candidate } => {
+                    let mut turn = turn!(self, tenant, now);
+                    self.destinations.watch(destination, candidate, &mut turn);
+                }
+                Message::Unwatch { destination, candidate } => self.destinations.unwatch(destination, candidate),
+                Message::Answer { candidate, answer } => {
+                    if let Some(row) = self.candidates.get_mut(candidate) {
+                        row.answer = Some(answer);
+                        self.dirty.push(candidate);
+                    }
+                }
+            }
+        }
+        self.outbox.clear();
+    }
+
+    /// Candidates of a third-party device watch their destinations; of others, they wait without asking.
+    fn third_party_changed(&mut self, device: u32) {
+        let device = self.devices.rows.row(device);
+        for &candidate in &device.candidates {
+            let destination = self.candidates.row(candidate).destination;
+            self.outbox.push(if device.is_third_party() {
+                Message::Watch { destination, candidate }
+            } else {
+                Message::Unwatch { destination, candidate }
+            });
+            self.dirty.push(candidate);
+        }
+    }
+
+    fn device_info(&mut self, tenant: u32, now: Ticks, info: &DeviceInfo<'_>) {
+        if window::holds(info.timestamp, now, self.settings.lookback) {
+            let device = self.devices.id(tenant, info.device_name, now);
+            let mut turn = turn!(self, tenant, now);
+            self.devices.info(device, info, &mut turn);
+        }
+    }
+
+    fn network(&mut self, tenant: u32, now: Ticks, event: &NetworkEvent<'_>, effects: &mut Vec<Effect>) {
+        let t = event.timestamp;
+        let seen = window::holds(t, now, self.settings.prevalence_window);
+        let qualifies = event.qualifies() && window::holds(t, now, self.settings.lookback);
+        if !seen && !qualifies {
+            return;
+        }
+        let destination = self.destinations.id(tenant, event.remote_ip);
+        let device_print = sketch::fingerprint(event.device_id);
+        // The destination's row must outlive this record, whatever the steps below let go.
+        self.destinations.retain(destination);
+        if seen {
+            let mut turn = turn!(self, tenant, now);
+            self.destinations.sighting(destination, device_print, event.remote_url, t, &mut turn);
+        }
+        if qualifies {
+            let device = self.devices.id(tenant, event.device_name, now);
+            if self.devices.is_tracked(device, &self.settings) {
+                let vendor = self.vendors.id(tenant, event.company);
+                let mut turn = turn!(self, tenant, now);
+                self.devices.vendor_seen(device, vendor, t, &mut self.vendors, &mut turn);
+                self.connection(tenant, device, destination, device_print, now, event, effects);
+            }
+        }
+        self.deliver(tenant, now);
+        self.destinations.release(destination);
+    }
+
+    /// A qualifying event of a connection, as design's rule for "first seen" with bounded state has it.
+    #[allow(clippy::too_many_arguments)]
+    fn connection(
+        &mut self,
+        tenant: u32,
+        device: u32,
+        destination: u32,
+        device_print: u64,
+        now: Ticks,
+        event: &NetworkEvent<'_>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let (t, port, settings) = (event.timestamp, port_code(event.remote_port), &self.settings);
+        let known = self.devices.rows.row(device).connections.get(destination, port);
+        let last = match known {
+            Some(Known::Candidate(id)) => {
+                if !self.counted(tenant, id, device_print, now, event) {
+                    effects.push(Effect::Repeat);
+                }
+                return;
+            }
+            Some(Known::Last(last)) => last,
+            None => Ticks::MIN,
+        };
+        let is_new = last == Ticks::MIN || t > last.plus(settings.quiet());
+        let in_time = window::holds(t, now, settings.new_within);
+        let late = !in_time && settings.report_late && window::holds(t, now, settings.quiet());
+        let next = if is_new && (in_time || late) {
+            let end = if late { window::ends(now, settings.new_within) } else { window::ends(t, settings.new_within) };
+            // What has left the lookback is forgotten at some time or other: it must not matter when.
+            let previous = if window::holds(last, now, settings.lookback) { last } else { Ticks::MIN };
+            Known::Candidate(self.new_candidate(tenant, device, destination, device_print, now, event, previous, end, late))
+        } else if t > last {
+            Known::Last(t)
+        } else {
+            return;
+        };
+        let expired = now.minus(self.settings.lookback);
+        let mut dropped = Vec::new();
+        let connections = &mut self.devices.rows.row_mut(device).connections;
+        if known.is_some() {
+            connections.replace(destination, port, next);
+        } else {
+            connections.insert(destination, port, next, expired, |d| dropped.push(d));
+            self.destinations.retain(destination);
+            self.connections += 1;
+            self.connections -= dropped.len();
+            dropped.into_iter().for_each(|d| self.destinations.release(d));
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn new_candidate(
+        &mut self,
+        tenant: u32,
+        device: u32,
+        destination: u32,
+        device_print: u64,
+        now: Ticks,
+        event: &NetworkEvent<'_>,
+        previous: Ticks,
+        end: Ticks,
+        late: bool,
+    ) -> u32 {
+        candidate::pack_details(event, &mut self.scratch);
+        let id = self.candidates.insert(Candidate {
+            device,
+            destination,
+            port: port_code(event.remote_port),
+            device_id: self.strings.intern(event.device_id),
+            details: self.strings.intern(&self.scratch),
+            report_id: event.report_id,
+            previous,
+            first: event.timestamp,
+            last: event.timestamp,
+            end,
+            count: 1,
+            late,
+            identities: Identities::new(identity(device_print, event)),
+            finding: None,
+            answer: None,
+            timer: Ticks::MAX,
+        });
+        let row = self.devices.rows.row_mut(device);
+        row.candidates.push(id);
+        if row.is_third_party() {
+            self.outbox.push(Message::Watch { destination, candidate: id });
+        }
+        self.arm_candidate(tenant, id, now);
+        id
+    }
+
+    /// Arms a candidate's timer for its end, or for the instant at which its gap is long enough.
+    fn arm_candidate(&mut self, tenant: u32, id: u32, now: Ticks) {
+        let turn = turn!(self, tenant, now);
+        let row = self.candidates.row_mut(id);
+        let gap = window::ends(row.previous, turn.settings.lookback);
+        let due = if row.previous != Ticks::MIN && gap > now { gap.min(row.end) } else { row.end };
+        turn.timers.arm(&mut row.timer, due, Target::Candidate(id));
+    }
+
+    /// An event of a connection that has a live candidate. False when the candidate had counted it.
+    fn counted(&mut self, tenant: u32, id: u32, device_print: u64, now: Ticks, event: &NetworkEvent<'_>) -> bool {
+        let t = event.timestamp;
+        let settings = &self.settings;
+        let row = self.candidates.row(id);
+        let earlier_is_new = if row.late {
+            window::holds(t, now, settings.quiet()) && (row.previous == Ticks::MIN || t > row.previous.plus(settings.quiet()))
+        } else {
+            window::holds(t, now, settings.new_within)
+        };
+        if t < row.first && !earlier_is_new {
+            if t > row.previous {
+                self.candidates.row_mut(id).previous = t;
+                self.arm_candidate(tenant, id, now);
+                self.dirty.push(id);
+            }
+            return true;
+        }
+        let row = self.candidates.row_mut(id);
+        if !row.identities.insert(identity(device_print, event)) {
+            return false;
+        }
+        row.count += 1;
+        row.last = row.last.max(t);
+        if t < row.first {
+            row.first = t;
+            row.report_id = event.report_id;
+            if !row.late {
+                row.end = window::ends(t, settings.new_within);
+            }
+            candidate::pack_details(event, &mut self.scratch);
+            let details = self.strings.intern(&self.scratch);
+            self.strings.release(std::mem::replace(&mut row.details, details));
+            let device_id = self.strings.intern(event.device_id);
+            self.strings.release(std::mem::replace(&mut row.device_id, device_id));
+            self.arm_candidate(tenant, id, now);
+        }
+        self.dirty.push(id);
+        true
+    }
+
+    fn judge_dirty(&mut self, tenant: u32, now: Ticks, effects: &mut Vec<Effect>) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        dirty.sort_unstable();
+        dirty.dedup();
+        dirty.retain(|id| self.candidates.get(*id).is_some());
+        if dirty.len() > 1 {
+            dirty.sort_by(|a, b| self.candidate_key(*a).cmp(&self.candidate_key(*b)));
+        }
+        for id in dirty.drain(..) {
+            self.judge(tenant, id, now, effects);
+        }
+        self.dirty = dirty;
+        // A candidate whose first day is over lets its destination go.
+        self.deliver(tenant, now);
+    }
+
+    fn candidate_key(&self, id: u32) -> (&str, &str, Option<u16>) {
+        let row = self.candidates.row(id);
+        (&self.devices.rows.row(row.device).name, &self.destinations.rows.row(row.destination).ip, port_of(row.port))
+    }
+
+    fn judge(&mut self, tenant: u32, id: u32, now: Ticks, effects: &mut Vec<Effect>) {
+        let row = self.candidates.row(id);
+        let device = self.devices.rows.row(row.device);
+        let warm_from = if self.settings.warm_up == Span::ZERO { Ticks::MIN } else { device.since.plus(self.settings.warm_up) };
+        let obstacle = judge::obstacle(row, device.is_third_party(), device.is_server(), warm_from, now, &self.settings);
+        match judge::judge(row, obstacle, now, &self.settings) {
+            Verdict::Same => {}
+            Verdict::Write(kind, cause) => self.write(tenant, id, kind, cause, now, effects),
+            Verdict::Later(due) => {
+                let turn = turn!(self, tenant, now);
+                let row = self.candidates.row_mut(id);
+                turn.timers.arm(&mut row.timer, due, Target::Candidate(id));
+            }
+        }
+        if now >= self.candidates.row(id).end {
+            self.end_candidate(id);
+        } else if self.candidates.row(id).timer == Ticks::MAX {
+            self.arm_candidate(tenant, id, now);
+        }
+    }
+
+    fn write(&mut self, tenant: u32, id: u32, kind: ChangeKind, cause: &'static str, now: Ticks, effects: &mut Vec<Effect>) {
+        let (tenant_name, observed_since) = self.tenants.get(tenant as usize).map_or(("", now), |t| (&*t.name, t.observed_since));
+        let row = self.candidates.row(id);
+        let device = self.devices.rows.row(row.device);
+        let remote_ip = &self.destinations.rows.row(row.destination).ip;
+        let (url_ids, urls_truncated) = self.destinations.urls(row.destination, now, &self.settings);
+        let mut urls: Vec<String> = url_ids.map(|url| self.strings.get(url).to_owned()).collect();
+        urls.sort_unstable();
+        let joined = device.vendors.iter().filter(|seen| seen.joined && self.vendors.is_rare(seen.vendor));
+        let mut vendors: Vec<(String, u64)> =
+            joined.map(|seen| (self.vendors.rows.row(seen.vendor).company.to_string(), self.vendors.servers(seen.vendor) as u64)).collect();
+        vendors.sort_unstable();
+        let (finding_id, revision) = match &row.finding {
+            Some(finding) => (finding.id, finding.revision + 1),
+            None => (finding_id(tenant_name, &device.name, remote_ip, port_of(row.port), now), 1),
+        };
+        let answer = row.answer.unwrap_or(message::Answer { prevalence: 0, urls: 0 });
+        effects.push(Effect::Change(Box::new(Change {
+            id: finding_id,
+            revision,
+            kind,
+            at: now,
+            tenant: tenant_name.to_owned(),
+            device_name: device.name.to_string(),
+            device_id: self.strings.get(row.device_id).to_owned(),
+            os_platform: self.strings.get(device.os_platform).to_owned(),
+            device_type: self.strings.get(device.device_type).to_owned(),
+            remote_ip: remote_ip.to_string(),
+            remote_port: port_of(row.port),
+            urls,
+            urls_truncated,
+            first_seen: row.first,
+            last_seen: row.last,
+            count: u64::from(row.count),
+            prevalence: self.destinations.prevalence(row.destination, now, &self.settings),
+            vendors,
+            previous_seen: (row.previous != Ticks::MIN).then_some(row.previous),
+            observed_since,
+            late: row.late,
+            cause,
+            event: candidate::unpack_details(self.strings.get(row.details), row.report_id),
+        })));
+        let open = matches!(kind, ChangeKind::Opened | ChangeKind::Updated);
+        match kind {
+            ChangeKind::Opened => self.open_findings += 1,
+            ChangeKind::Updated => {}
+            ChangeKind::Retracted | ChangeKind::Closed => self.open_findings -= 1,
+        }
+        let row = self.candidates.row_mut(id);
+        row.finding = Some(Box::new(Finding { id: finding_id, revision, open, written: now, count: row.count, answer }));
+    }
+
+    fn end_candidate(&mut self, id: u32) {
+        let Some(row) = self.candidates.remove(id) else { return };
+        self.strings.release(row.device_id);
+        self.strings.release(row.details);
+        let device = self.devices.rows.row_mut(row.device);
+        device.candidates.retain(|c| *c != id);
+        if device.candidates.is_empty() {
+            device.candidates = thin_vec::ThinVec::new();
+        }
+        device.connections.replace(row.destination, row.port, Known::Last(row.last.max(row.previous)));
+        if device.is_third_party() {
+            self.outbox.push(Message::Unwatch { destination: row.destination, candidate: id });
+        }
+    }
+}
+
+/// Names a finding for ever: the first 16 bytes of SHA-256 over its key and the instant of its first opening.
+fn finding_id(tenant: &str, device: &str, ip: &str, port: Option<u16>, at: Ticks) -> FindingId {
+    let mut hash = Sha256::new();
+    for text in [tenant, device, ip] {
+        hash.update((text.len() as u64).to_le_bytes());
+        hash.update(text);
+    }
+    hash.update(port_code(port).to_le_bytes());
+    hash.update(at.0.to_le_bytes());
+    let mut id = [0; 16];
+    id.copy_from_slice(&hash.finalize()[..16]);
+    FindingId(id)
 }

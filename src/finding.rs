@@ -1,5 +1,9 @@
 //! Changes of findings: what the detector says and what stands on the findings topic (`firstseen.finding/1`).
 
+pub mod json;
+pub mod reason;
+pub mod severity;
+
 use crate::time::Ticks;
 
 /// What happened to a finding.

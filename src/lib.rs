@@ -2,7 +2,18 @@
 //!
 //! `ARCHITECTURE.md` is the map of the modules and their invariants.
 
+pub mod cli;
+pub mod config;
 pub mod defender;
 pub mod detector;
+pub mod files;
 pub mod finding;
+pub mod fleet;
+pub mod host_clock;
+pub mod http;
+pub mod kafka;
+pub mod logging;
+pub mod metrics;
+pub mod state;
 pub mod time;
+pub mod view;

@@ -57,7 +57,8 @@ impl Ticks {
         }
         let (year, month, day) = (number(0, 4)?, number(5, 2)?, number(8, 2)?);
         let (hour, minute, second) = (number(11, 2)?, number(14, 2)?, number(17, 2)?);
-        if year == 0 || !(1..=12).contains(&month) || day < 1 || day > days_in_month(year, month) || hour > 23 || minute > 59 || second > 59 {
+        if year == 0 || !(1..=12).contains(&month) || day < 1 || day > days_in_month(year, month) || hour > 23 || minute > 59 || second > 59
+        {
             return None;
         }
         let mut at = 19;
@@ -170,7 +171,9 @@ impl From<Duration> for Span {
 /// The shortest exact text: `14d`, `5d`, `90m`, `250ms`.
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (unit, name) in [(Span::days(1).0, "d"), (Span::hours(1).0, "h"), (Span::minutes(1).0, "m"), (TICKS_PER_SECOND, "s"), (10_000, "ms")] {
+        for (unit, name) in
+            [(Span::days(1).0, "d"), (Span::hours(1).0, "h"), (Span::minutes(1).0, "m"), (TICKS_PER_SECOND, "s"), (10_000, "ms")]
+        {
             if self.0 % unit == 0 && self.0 != 0 {
                 return write!(f, "{}{name}", self.0 / unit);
             }
@@ -227,7 +230,17 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_instant() {
-        for text in ["", "2026-02-29T00:00:00Z", "2026-13-01T00:00:00Z", "2026-01-01T24:00:00Z", "2026-01-01", "2026-01-01T00:00:00.Z", "0000-01-01T00:00:00Z", "2026-01-01T00:00:00Zz", "２026-01-01T00:00:00Z"] {
+        for text in [
+            "",
+            "2026-02-29T00:00:00Z",
+            "2026-13-01T00:00:00Z",
+            "2026-01-01T24:00:00Z",
+            "2026-01-01",
+            "2026-01-01T00:00:00.Z",
+            "0000-01-01T00:00:00Z",
+            "2026-01-01T00:00:00Zz",
+            "２026-01-01T00:00:00Z",
+        ] {
             assert_eq!(Ticks::parse(text), None, "{text}");
         }
     }

@@ -1,0 +1,222 @@
+//! The command line: its arguments and the texts that teach them. It starts nothing; `main` does.
+
+use crate::config::parse_span;
+use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::time::Duration;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed while running (stderr says why, its last line what to do next)
+  2  wrong usage or configuration (stderr names the flag or key)";
+
+/// Finds, continuously and exactly, the first rare connection of a server.
+///
+/// firstseen reads Microsoft Defender's streaming events from Kafka and says, within a second of an event's arrival, when a server that
+/// runs rare third-party software talks to a destination that it has never talked to and that almost nothing else in the fleet talks to:
+/// how a supply-chain attack first shows on the wire.
+///
+/// Start with `firstseen demo`: it needs nothing.
+#[derive(Debug, Parser)]
+#[command(name = "firstseen", version, after_help = EXIT_CODES, arg_required_else_help = true, subcommand_required = true, max_term_width = 110)]
+pub struct Cli {
+    /// Log filter: a level, or target=level pairs [default: $RUST_LOG, else info]
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub log: Option<String>,
+    /// Log more; -vv logs everything
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// The service: Defender's messages in from Kafka, findings out to Kafka
+    ///
+    /// Goes on where it stopped, with all its state. SIGTERM or SIGINT drains, commits and exits 0.
+    #[command(after_help = "Example:\n  firstseen check --config firstseen.toml && firstseen run --config firstseen.toml")]
+    Run(Run),
+    /// Watch an attack being found, on an embedded broker with a synthetic fleet
+    ///
+    /// Runs the service as `run` does. Exits 0 if the attack was found, 1 if not.
+    #[command(after_help = "Example:\n  firstseen demo --for 2m --port 9464      # and meanwhile: curl localhost:9464/metrics")]
+    Demo(Demo),
+    /// What would have been found in files of Defender's messages, exactly
+    ///
+    /// Reads messages or bare records, one JSON object a line, .gz and .zst as they are, directories with all that is in them, and - for
+    /// standard input. All input is merged by arrival.
+    #[command(
+        after_help = "Example:\n  firstseen backtest export/ --changes changes.ndjson\n  zcat march.json.gz | firstseen backtest - --changes -"
+    )]
+    Backtest(Backtest),
+    /// A synthetic fleet's Defender messages, the same for the same seed
+    #[command(
+        after_help = "Example:\n  firstseen generate --seed 1 --devices 500 --days 15 --attack --out fleet.ndjson.zst\n  firstseen generate --seed 1 --topic defender --config firstseen.toml"
+    )]
+    Generate(Generate),
+    /// Say whether a configuration is good, and whether its brokers can be reached
+    #[command(after_help = "Example:\n  firstseen check --config firstseen.toml --offline")]
+    Check(Check),
+}
+
+/// Arguments of `run`.
+#[derive(Args, Debug)]
+pub struct Run {
+    /// Configuration (TOML); FIRSTSEEN_SECTION__KEY in the environment wins over it
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+/// Arguments of `demo`.
+#[derive(Args, Debug)]
+pub struct Demo {
+    /// Port of the HTTP endpoint on 127.0.0.1; 0 takes a free one
+    #[arg(long, value_name = "N", default_value_t = 9464)]
+    pub port: u16,
+    /// How long it may take: "60s", "2m"
+    #[arg(long = "for", value_name = "TIME", default_value = "60s", value_parser = duration)]
+    pub for_: Duration,
+}
+
+/// Arguments of `backtest`.
+#[derive(Args, Debug)]
+pub struct Backtest {
+    /// Files, directories, or - for standard input
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Configuration (TOML) of [query], [detection] and [limits] [default: the hunting query's numbers]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Write each change of a finding here, one a line, as on the findings topic; - is standard output
+    #[arg(long, value_name = "FILE")]
+    pub changes: Option<PathBuf>,
+    /// Write what could not be read here, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub dead_letters: Option<PathBuf>,
+    /// Threads that decode [default: one a core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub threads: Option<u16>,
+}
+
+/// Arguments of `generate`.
+#[derive(Args, Debug)]
+#[command(group = ArgGroup::new("to").required(true).args(["out", "topic"]))]
+pub struct Generate {
+    /// The same seed gives the same messages
+    #[arg(long, value_name = "N")]
+    pub seed: u64,
+    /// Write to this file, compressed if its name ends in .gz or .zst; - is standard output
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Write to this topic of the brokers in --config
+    #[arg(long, value_name = "TOPIC", requires = "config")]
+    pub topic: Option<String>,
+    /// Configuration (TOML) with the brokers for --topic
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Devices in the fleet
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub devices: u32,
+    /// Days that the fleet lives through
+    #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub days: u32,
+    /// Network records of the whole fleet in one second of its time
+    #[arg(long, value_name = "N", default_value_t = 0.1, value_parser = rate)]
+    pub rate: f64,
+    /// Put a supply-chain implant into one server that calls home on the last day
+    #[arg(long)]
+    pub attack: bool,
+}
+
+/// Arguments of `check`.
+#[derive(Args, Debug)]
+pub struct Check {
+    /// Configuration (TOML) to check
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Leave the brokers alone
+    #[arg(long)]
+    pub offline: bool,
+}
+
+/// Reads the process' arguments. Wrong usage ends the process with exit code 2, help with 0.
+#[must_use]
+pub fn parse() -> Cli {
+    Cli::parse()
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match parse_span(text).and_then(|span| u64::try_from(span.0).ok()) {
+        Some(ticks) if ticks > 0 => Ok(Duration::from_nanos(ticks.saturating_mul(100))),
+        _ => Err("expected a length of time such as \"60s\" or \"2m\"".into()),
+    }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|r: &f64| r.is_finite() && *r > 0.0 && *r <= 1e6)
+        .ok_or_else(|| "expected a number above 0, at most 1000000".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use clap::error::ErrorKind;
+
+    fn read(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_teaches_with_an_example_that_parses() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let example = help.lines().find_map(|l| l.split("&& ").find_map(|p| p.trim().strip_prefix("firstseen ")));
+            let example = example.unwrap_or_else(|| panic!("{} has no example", command.get_name()));
+            let example = example.split(" #").next().unwrap().trim();
+            read(&format!("firstseen {example}")).unwrap_or_else(|e| panic!("{example}: {e}"));
+        }
+        assert!(Cli::command().render_long_help().to_string().contains("2  wrong usage or configuration"));
+    }
+
+    #[test]
+    fn wrong_usage_is_refused() {
+        for (line, kind) in [
+            ("firstseen run", ErrorKind::MissingRequiredArgument),
+            ("firstseen backtest", ErrorKind::MissingRequiredArgument),
+            ("firstseen generate --seed 1", ErrorKind::MissingRequiredArgument),
+            ("firstseen generate --seed 1 --topic x", ErrorKind::MissingRequiredArgument),
+            ("firstseen generate --seed 1 --out x --topic y --config z", ErrorKind::ArgumentConflict),
+            ("firstseen generate --seed 1 --out x --rate 0", ErrorKind::ValueValidation),
+            ("firstseen demo --for soon", ErrorKind::ValueValidation),
+            ("firstseen demo --for 0s", ErrorKind::ValueValidation),
+            ("firstseen backtest x --threads 0", ErrorKind::ValueValidation),
+            ("firstseen rum", ErrorKind::InvalidSubcommand),
+        ] {
+            let error = read(line).map(|cli| format!("{cli:?}")).unwrap_err();
+            assert_eq!((error.kind(), error.exit_code()), (kind, 2), "{line}");
+        }
+        assert_eq!(read("firstseen --help").unwrap_err().exit_code(), 0);
+    }
+
+    #[test]
+    fn values_arrive() {
+        let Command::Demo(demo) = read("firstseen demo --for 1m30s --port 0 -vv").unwrap().command else { panic!("not demo") };
+        assert_eq!((demo.port, demo.for_), (0, Duration::from_secs(90)));
+        let cli = read("firstseen backtest a - --changes c --dead-letters d --threads 2 --log debug").unwrap();
+        assert_eq!(cli.log.as_deref(), Some("debug"));
+        let Command::Backtest(b) = cli.command else { panic!("not backtest") };
+        assert_eq!((b.paths.len(), b.threads, b.dead_letters), (2, Some(2), Some(PathBuf::from("d"))));
+    }
+}

@@ -1,0 +1,159 @@
+//! Many decoded messages in a few buffers, owned: cheap to send from a decoding thread to the one that feeds the detector.
+//!
+//! Invariant: what [`Batch::items`] yields is exactly what the [`Decoder`] delivers for the same bytes and limits, in the
+//! order of pushing. A kept copy of each message serves its records' strings and their own bytes; only strings that held
+//! escapes are stored beside it. When a batch is full is the caller's to say, by [`Batch::bytes`].
+
+use super::decode::{self, Decoder, Form, Limits};
+use super::event::Record;
+use super::reason::Reason;
+use super::row::Row;
+
+/// What a batch holds, in the order of pushing.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Item<'a> {
+    /// A message starts, also one in which nothing is; the items up to the next of these are its own.
+    Message {
+        /// The caller's tag.
+        source: u64,
+    },
+    /// A record that counts.
+    Record {
+        /// Position in `records`.
+        index: u32,
+        /// The record.
+        record: Record<'a>,
+        /// Its own bytes, should the detector refuse it.
+        raw: &'a [u8],
+    },
+    /// What does not count.
+    Dead {
+        /// Position in `records`; `None` for the whole message.
+        index: Option<u32>,
+        /// Why.
+        reason: Reason,
+        /// Why, in words.
+        error: String,
+        /// Its own bytes.
+        raw: &'a [u8],
+    },
+}
+
+/// Decoded messages. Cleared and used again, it allocates no more.
+#[derive(Debug, Default)]
+pub struct Batch {
+    messages: Vec<Message>,
+    rows: Vec<Row>,
+    /// The messages themselves, one behind the other.
+    text: String,
+    /// Strings that held escapes.
+    arena: String,
+    /// The messages that are not text.
+    other: Vec<u8>,
+}
+
+/// Where a message's parts end in the buffers; they start where those of the message before it end.
+#[derive(Clone, Copy, Debug, Default)]
+struct Message {
+    source: u64,
+    rows: usize,
+    text: usize,
+    arena: usize,
+    other: usize,
+}
+
+impl Batch {
+    /// An empty batch.
+    #[must_use]
+    pub fn new() -> Self {
+        Batch::default()
+    }
+
+    /// Forgets everything but the memory.
+    pub fn clear(&mut self) {
+        self.messages.clear();
+        self.rows.clear();
+        self.text.clear();
+        self.arena.clear();
+        self.other.clear();
+    }
+
+    /// Decodes a Kafka message and appends what it holds. `source` is a tag of the caller's, given back as it is.
+    pub fn push_message(&mut self, decoder: &mut Decoder, source: u64, bytes: &[u8], limits: &Limits) {
+        self.push(Form::Message, decoder, source, bytes, limits);
+    }
+
+    /// The same for a record without the `records` wrapper.
+    pub fn push_bare(&mut self, decoder: &mut Decoder, source: u64, bytes: &[u8], limits: &Limits) {
+        self.push(Form::Bare, decoder, source, bytes, limits);
+    }
+
+    fn push(&mut self, form: Form, decoder: &mut Decoder, source: u64, bytes: &[u8], limits: &Limits) {
+        let result = decode::readable(bytes).and_then(|text| {
+            let start = self.text.len();
+            self.text.push_str(text);
+            // The copy is read, not the original, so that its lines are in the cache once.
+            let copy = self.text.get(start..).unwrap_or_default();
+            decode::read(form, copy, limits, &mut decoder.open, &mut self.rows, &mut self.arena)
+        });
+        if let Err(fault) = result {
+            if !fault.is_text() {
+                self.other.extend_from_slice(bytes);
+            }
+            self.rows.push(Row { index: None, start: 0, end: bytes.len().try_into().unwrap_or(u32::MAX), outcome: Err(fault) });
+        }
+        self.messages.push(Message {
+            source,
+            rows: self.rows.len(),
+            text: self.text.len(),
+            arena: self.arena.len(),
+            other: self.other.len(),
+        });
+    }
+
+    /// Everything in the batch, in the order of pushing.
+    pub fn items(&self) -> impl Iterator<Item = Item<'_>> {
+        let mut before = Message::default();
+        self.messages.iter().flat_map(move |message| {
+            let start = std::mem::replace(&mut before, *message);
+            let text = self.text.get(start.text..message.text).unwrap_or_default();
+            let arena = self.arena.get(start.arena..message.arena).unwrap_or_default();
+            let other = self.other.get(start.other..message.other).unwrap_or_default();
+            let rows = self.rows.get(start.rows..message.rows).unwrap_or_default();
+            let items = rows.iter().map(move |row| item(row, text, arena, other));
+            std::iter::once(Item::Message { source: message.source }).chain(items)
+        })
+    }
+
+    /// Records and dead letters in it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether no message has been pushed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// Bytes of the messages that it keeps.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.text.len() + self.other.len()
+    }
+}
+
+#[inline]
+fn item<'a>(row: &Row, text: &'a str, arena: &'a str, other: &'a [u8]) -> Item<'a> {
+    let own = || text.as_bytes().get(row.start as usize..row.end as usize).unwrap_or_default();
+    match &row.outcome {
+        Ok(packed) => Item::Record { index: row.index.unwrap_or(0), record: packed.record(text, arena), raw: own() },
+        Err(fault) => Item::Dead {
+            index: row.index,
+            reason: fault.reason(),
+            error: fault.text(text, arena).to_string(),
+            raw: if fault.is_text() { own() } else { other },
+        },
+    }
+}

@@ -1,0 +1,302 @@
+//! Operator *device* (tenant, device name): server status, vendors it was seen with, its connections and candidates.
+//!
+//! Invariant (INV-join): at every instant a device is joined to exactly the vendors with a qualifying event of its in the
+//! lookback, if it is a server, and to none if it is not. `rare` counts the joined vendors that are rare: the device is
+//! third-party while it is not zero. Judging findings is [`super::judge`]'s.
+
+use super::Turn;
+use super::connections::Connections;
+use super::index::Index;
+use super::message::Message;
+use super::slab::{Row, Slab};
+use super::timers::Target;
+use super::vendor::Vendors;
+use super::wire::{Get, Put, WireError};
+use super::{Settings, window};
+use crate::defender::DeviceInfo;
+use crate::time::Ticks;
+use thin_vec::ThinVec;
+
+#[derive(Debug)]
+pub(crate) struct Device {
+    pub(crate) tenant: u32,
+    pub(crate) name: Box<str>,
+    /// Arrival clock when it was first heard of.
+    pub(crate) since: Ticks,
+    /// Event time of the newest DeviceInfo row that says server; `MIN` when none.
+    server_seen: Ticks,
+    /// Interned OSPlatform and DeviceType of that row.
+    pub(crate) os_platform: u32,
+    pub(crate) device_type: u32,
+    /// The newest DeviceInfo row with a platform, and whether it says workstation or macOS.
+    info_seen: Ticks,
+    says_workstation: bool,
+    pub(crate) vendors: ThinVec<VendorSeen>,
+    pub(crate) connections: Connections,
+    pub(crate) candidates: ThinVec<u32>,
+    is_server: bool,
+    rare: u32,
+    timer: Ticks,
+}
+
+/// A vendor whose software the device was seen with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct VendorSeen {
+    pub(crate) vendor: u32,
+    pub(crate) joined: bool,
+    last: Ticks,
+}
+
+impl Row for Device {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u32(self.tenant);
+        out.put_str(&self.name);
+        for t in [self.since, self.server_seen, self.info_seen] {
+            out.put_ticks(t);
+        }
+        out.put_u32(self.os_platform);
+        out.put_u32(self.device_type);
+        out.put_u8(u8::from(self.says_workstation));
+        out.put_u32(self.vendors.len() as u32);
+        for seen in &self.vendors {
+            out.put_u32(seen.vendor);
+            out.put_ticks(seen.last);
+        }
+        self.connections.encode(out);
+    }
+
+    fn decode(bytes: &mut Get<'_>) -> Result<Self, WireError> {
+        let (tenant, name) = (bytes.u32()?, bytes.str()?.into());
+        let [since, server_seen, info_seen] = [bytes.ticks()?, bytes.ticks()?, bytes.ticks()?];
+        let (os_platform, device_type, says_workstation) = (bytes.u32()?, bytes.u32()?, bytes.u8()? != 0);
+        let n = bytes.count(12)?;
+        let mut vendors = ThinVec::with_capacity(n);
+        for _ in 0..n {
+            vendors.push(VendorSeen { vendor: bytes.u32()?, last: bytes.ticks()?, joined: false });
+        }
+        let connections = Connections::decode(bytes)?;
+        Ok(Device {
+            tenant,
+            name,
+            since,
+            server_seen,
+            os_platform,
+            device_type,
+            info_seen,
+            says_workstation,
+            vendors,
+            connections,
+            candidates: ThinVec::new(),
+            is_server: false,
+            rare: 0,
+            timer: Ticks::MAX,
+        })
+    }
+}
+
+impl Device {
+    pub(crate) fn is_third_party(&self) -> bool {
+        self.rare > 0
+    }
+
+    pub(crate) fn is_server(&self) -> bool {
+        self.is_server
+    }
+
+    /// The next instant at which something of it leaves the lookback; `MAX` when nothing is left in it.
+    fn next_due(&self, now: Ticks, settings: &Settings) -> Ticks {
+        let seen = [self.server_seen, self.info_seen].into_iter().chain(self.vendors.iter().map(|v| v.last));
+        let ends = seen.filter(|t| window::holds(*t, now, settings.lookback)).map(|t| window::ends(t, settings.lookback));
+        ends.min().unwrap_or(Ticks::MAX)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Devices {
+    pub(crate) rows: Slab<Device>,
+    index: Index,
+}
+
+impl Devices {
+    pub(crate) fn new(seed: u64) -> Self {
+        Devices { rows: Slab::default(), index: Index::new(seed) }
+    }
+
+    pub(crate) fn find(&self, tenant: u32, name: &str) -> Option<u32> {
+        let hash = self.index.hash_scoped(tenant, name.as_bytes());
+        self.index.find(hash, |id| self.rows.get(id).is_some_and(|d| d.tenant == tenant && *d.name == *name))
+    }
+
+    /// The row of a device name; made when it is new.
+    pub(crate) fn id(&mut self, tenant: u32, name: &str, now: Ticks) -> u32 {
+        if let Some(id) = self.find(tenant, name) {
+            return id;
+        }
+        let id = self.rows.insert(Device {
+            tenant,
+            name: name.into(),
+            since: now,
+            server_seen: Ticks::MIN,
+            os_platform: super::strings::EMPTY,
+            device_type: super::strings::EMPTY,
+            info_seen: Ticks::MIN,
+            says_workstation: false,
+            vendors: ThinVec::new(),
+            connections: Connections::default(),
+            candidates: ThinVec::new(),
+            is_server: false,
+            rare: 0,
+            timer: Ticks::MAX,
+        });
+        let hash = self.index.hash_scoped(tenant, name.as_bytes());
+        self.index.insert(hash, id);
+        id
+    }
+
+    /// A DeviceInfo row at event time `t` inside the lookback.
+    pub(crate) fn info(&mut self, id: u32, info: &DeviceInfo<'_>, turn: &mut Turn<'_>) {
+        let t = info.timestamp;
+        let device = self.rows.row_mut(id);
+        if info.says_server() && t >= device.server_seen {
+            device.server_seen = t;
+            for (kept, text) in [(&mut device.os_platform, info.os_platform), (&mut device.device_type, info.device_type)] {
+                if turn.strings.get(*kept) != text {
+                    let old = std::mem::replace(kept, turn.strings.intern(text));
+                    turn.strings.release(old);
+                }
+            }
+        }
+        if !info.os_platform.is_empty() && t >= device.info_seen {
+            device.info_seen = t;
+            device.says_workstation = !info.says_server();
+        }
+        turn.timers.arm(&mut device.timer, window::ends(t, turn.settings.lookback), Target::Device(id));
+        self.settle(id, turn);
+    }
+
+    /// A qualifying event of `vendor` at `t` inside the lookback. `vendors` counts the row that now names it.
+    pub(crate) fn vendor_seen(&mut self, id: u32, vendor: u32, t: Ticks, vendors: &mut Vendors, turn: &mut Turn<'_>) {
+        let device = self.rows.row_mut(id);
+        let is_server = device.is_server;
+        if let Some(seen) = device.vendors.iter_mut().find(|seen| seen.vendor == vendor) {
+            seen.last = seen.last.max(t);
+            if is_server && !seen.joined {
+                seen.joined = true;
+                turn.outbox.push(Message::Join { vendor, device: id });
+            }
+            return;
+        }
+        if device.vendors.len() == device.vendors.capacity() {
+            device.vendors.reserve_exact(device.vendors.len() / 2 + 1);
+        }
+        device.vendors.push(VendorSeen { vendor, joined: is_server, last: t });
+        vendors.retain(vendor);
+        if is_server {
+            turn.outbox.push(Message::Join { vendor, device: id });
+        }
+        turn.timers.arm(&mut device.timer, window::ends(t, turn.settings.lookback), Target::Device(id));
+    }
+
+    /// Brings server status and memberships to what they are at `turn.now` (INV-join).
+    fn settle(&mut self, id: u32, turn: &mut Turn<'_>) {
+        let (now, lookback) = (turn.now, turn.settings.lookback);
+        let device = self.rows.row_mut(id);
+        device.is_server = window::holds(device.server_seen, now, lookback);
+        for seen in &mut device.vendors {
+            let joined = device.is_server && window::holds(seen.last, now, lookback);
+            if joined != seen.joined {
+                seen.joined = joined;
+                let vendor = seen.vendor;
+                turn.outbox.push(if joined { Message::Join { vendor, device: id } } else { Message::Leave { vendor, device: id } });
+            }
+        }
+    }
+
+    /// A timer fired: memberships that end now end; vendors and connections out of the lookback are forgotten. True when the
+    /// device itself is to be removed, which [`Devices::remove`] does once its messages are delivered.
+    pub(crate) fn due(
+        &mut self,
+        id: u32,
+        turn: &mut Turn<'_>,
+        mut vendor_gone: impl FnMut(u32),
+        mut connection_gone: impl FnMut(u32),
+    ) -> bool {
+        if self.rows.get(id).is_none_or(|d| d.timer != turn.now) {
+            return false;
+        }
+        self.rows.row_mut(id).timer = Ticks::MAX;
+        self.settle(id, turn);
+        let (now, lookback) = (turn.now, turn.settings.lookback);
+        let device = self.rows.row_mut(id);
+        device.vendors.retain(|seen| {
+            let keep = window::holds(seen.last, now, lookback);
+            if !keep {
+                vendor_gone(seen.vendor);
+            }
+            keep
+        });
+        if device.vendors.is_empty() && device.candidates.is_empty() {
+            // Every qualifying event leaves a vendor: none in the lookback, so no connection either.
+            device.connections.clear(&mut connection_gone);
+        }
+        let due = device.next_due(now, turn.settings);
+        turn.timers.arm(&mut device.timer, due, Target::Device(id));
+        due == Ticks::MAX && device.candidates.is_empty() && device.connections.len() == 0
+    }
+
+    pub(crate) fn remove(&mut self, id: u32, strings: &mut super::strings::Strings) {
+        if let Some(device) = self.rows.remove(id) {
+            strings.release(device.os_platform);
+            strings.release(device.device_type);
+            let hash = self.index.hash_scoped(device.tenant, device.name.as_bytes());
+            self.index.remove(hash, id);
+        }
+    }
+
+    /// A vendor became rare or common for this member. True when the device became, or ceased to be, third-party.
+    pub(crate) fn rare_changed(&mut self, id: u32, rare: bool) -> bool {
+        let device = self.rows.row_mut(id);
+        let was = device.rare > 0;
+        device.rare = if rare { device.rare + 1 } else { device.rare.saturating_sub(1) };
+        was != (device.rare > 0)
+    }
+
+    /// Whether connections of this device are kept at all.
+    pub(crate) fn is_tracked(&self, id: u32, settings: &Settings) -> bool {
+        let device = self.rows.row(id);
+        settings.track_workstations || device.is_server || !device.says_workstation
+    }
+
+    /// After a load: indexes the rows.
+    pub(crate) fn reindex(&mut self) {
+        self.rows.finish_load();
+        self.index.clear();
+        for (id, device) in self.rows.iter() {
+            let hash = self.index.hash_scoped(device.tenant, device.name.as_bytes());
+            self.index.insert(hash, id);
+        }
+    }
+
+    /// After a load: server status, memberships and the timer, as they were.
+    pub(crate) fn restore(&mut self, id: u32, vendors: &mut Vendors, turn: &mut Turn<'_>) {
+        let (now, lookback) = (turn.now, turn.settings.lookback);
+        let device = self.rows.row_mut(id);
+        device.is_server = window::holds(device.server_seen, now, lookback);
+        for seen in &mut device.vendors {
+            vendors.retain(seen.vendor);
+            seen.joined = device.is_server && window::holds(seen.last, now, lookback);
+            if seen.joined {
+                vendors.restore_member(seen.vendor, id);
+            }
+        }
+        // One that nothing holds any more is looked at, and removed, with the next step of the clock.
+        let due = device.next_due(now, turn.settings).min(window::ends(now, lookback));
+        turn.timers.arm(&mut device.timer, due, Target::Device(id));
+    }
+
+    /// After all are restored: how many of its vendors are rare.
+    pub(crate) fn restore_rare(&mut self, id: u32, vendors: &Vendors) {
+        let device = self.rows.row_mut(id);
+        device.rare = device.vendors.iter().filter(|seen| seen.joined && vendors.is_rare(seen.vendor)).count() as u32;
+    }
+}

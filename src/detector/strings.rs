@@ -1,0 +1,130 @@
+//! Interned text: equal strings are kept once and named by a `u32`. Freed when the last holder lets go.
+//!
+//! Holders count their references through [`Strings::intern`]/[`Strings::retain`] and [`Strings::release`]; counts are not
+//! persisted but recounted from the holders after a load. Id 0 is the empty string and is never freed.
+
+use super::index::Index;
+use super::slab::{Row, Slab};
+use super::wire::{Get, Put, WireError};
+
+/// The id of the empty string.
+pub(crate) const EMPTY: u32 = 0;
+
+impl Row for Box<str> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.put_str(self);
+    }
+    fn decode(bytes: &mut Get<'_>) -> Result<Self, WireError> {
+        Ok(bytes.str()?.into())
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Strings {
+    pub(crate) rows: Slab<Box<str>>,
+    references: Vec<u32>,
+    index: Index,
+}
+
+impl Strings {
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut strings = Strings { rows: Slab::default(), references: Vec::new(), index: Index::new(seed) };
+        let empty = strings.intern("");
+        debug_assert_eq!(empty, EMPTY);
+        strings
+    }
+
+    /// The id of `text`, with one reference for the caller.
+    pub(crate) fn intern(&mut self, text: &str) -> u32 {
+        let hash = self.index.hash(text.as_bytes());
+        let rows = &self.rows;
+        let id = match self.index.find(hash, |id| rows.get(id).is_some_and(|row| **row == *text)) {
+            Some(id) => id,
+            None => {
+                let id = self.rows.insert(text.into());
+                self.index.insert(hash, id);
+                if id as usize >= self.references.len() {
+                    self.references.resize(id as usize + 1, 0);
+                }
+                id
+            }
+        };
+        self.retain(id);
+        id
+    }
+
+    pub(crate) fn get(&self, id: u32) -> &str {
+        self.rows.get(id).map_or("", |row| row)
+    }
+
+    /// One more reference to an id that the caller holds already.
+    pub(crate) fn retain(&mut self, id: u32) {
+        if let Some(n) = self.references.get_mut(id as usize) {
+            *n = n.saturating_add(1);
+        }
+    }
+
+    /// Lets one reference go.
+    pub(crate) fn release(&mut self, id: u32) {
+        let Some(n) = self.references.get_mut(id as usize) else { return };
+        *n = n.saturating_sub(1);
+        if *n == 0
+            && id != EMPTY
+            && let Some(text) = self.rows.remove(id)
+        {
+            let hash = self.index.hash(text.as_bytes());
+            self.index.remove(hash, id);
+        }
+    }
+
+    /// Reads rows of a snapshot.
+    pub(crate) fn load(&mut self, bytes: &[u8]) -> Result<(), WireError> {
+        if self.rows.len() == 1 && self.rows.id_end() == 1 {
+            // The empty string of a new table: the snapshot brings its own.
+            self.rows = Slab::default();
+        }
+        self.rows.load(bytes)
+    }
+
+    /// After a load: indexes the rows, with no references yet. Holders then [`Strings::retain`], and [`Strings::drop_unused`] ends it.
+    pub(crate) fn reindex(&mut self) {
+        self.rows.finish_load();
+        if self.rows.get(EMPTY).is_none_or(|s| !s.is_empty()) {
+            // Only an empty table lacks it: the first row ever interned is the empty string.
+            let id = self.rows.insert("".into());
+            debug_assert_eq!(id, EMPTY);
+        }
+        self.references = vec![0; self.rows.id_end() as usize];
+        self.index.clear();
+        for (id, text) in self.rows.iter() {
+            let hash = self.index.hash(text.as_bytes());
+            self.index.insert(hash, id);
+        }
+    }
+
+    /// Whether `id` names a row; loaded rows are checked with it before they are believed.
+    pub(crate) fn contains(&self, id: u32) -> bool {
+        self.rows.get(id).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_kept_once_and_freed_with_its_last_holder() {
+        let mut strings = Strings::new(1);
+        let a = strings.intern("a");
+        assert_eq!(strings.intern("a"), a);
+        assert_ne!(strings.intern("b"), a);
+        strings.release(a);
+        assert_eq!(strings.get(a), "a");
+        strings.release(a);
+        assert!(!strings.contains(a));
+        strings.release(EMPTY);
+        assert!(strings.contains(EMPTY));
+        assert_eq!(strings.intern("c"), a, "the freed id is used again");
+        assert_eq!(strings.get(a), "c");
+    }
+}

@@ -1,0 +1,615 @@
+//! The source's thread: group membership, fetching, feeding the merge, delivering, committing.
+//!
+//! Invariant: it never blocks on anything without going on to serve the group, so a slow receiver does not cost the membership. Each
+//! partition has a queue of its own that is drained only as the merge needs it; librdkafka stops fetching for a queue that is full.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, SendTimeoutError, Sender};
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaRespErr;
+
+use super::client::{Cluster, Logged, Role, log_line};
+use super::merge::{Merge, Step};
+use super::position::{NextOffset, PartitionId, PartitionTable, TopicPartition};
+use super::source::{Assigned, InputMessage, Shared, SourceConfig, SourceError, SourceEvent, Start};
+use crate::time::Ticks;
+
+/// How long the thread sleeps when there is nothing to do; a message wakes it earlier.
+const TICK: Duration = Duration::from_millis(20);
+/// How long an assignment that could not be completed (a broker is away) rests.
+const RETRY: Duration = Duration::from_millis(250);
+/// The same error is told at most once in this time.
+const REPEAT: Duration = Duration::from_secs(5);
+/// Messages and bytes of one partition that are taken from librdkafka ahead of the merge.
+const QUEUED_MESSAGES: usize = 64;
+const QUEUED_BYTES: usize = 1 << 20;
+
+/// What the group decided.
+#[derive(Debug)]
+enum Rebalance {
+    Assign(Vec<TopicPartition>),
+    Revoke,
+}
+
+/// librdkafka's callbacks; all but the log run on the source's thread, inside a poll.
+struct Context {
+    log: Logged,
+    shared: Arc<Shared>,
+    rebalances: Mutex<Vec<Rebalance>>,
+    closing: AtomicBool,
+    commits_open: Mutex<usize>,
+    commit_failed: AtomicBool,
+}
+
+#[derive(serde::Deserialize)]
+struct Statistics {
+    topics: HashMap<String, TopicStatistics>,
+}
+
+#[derive(serde::Deserialize)]
+struct TopicStatistics {
+    partitions: HashMap<i32, PartitionStatistics>,
+}
+
+#[derive(serde::Deserialize)]
+struct PartitionStatistics {
+    hi_offset: i64,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log_line(level, facility, message);
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        let Ok(statistics) = serde_json::from_slice::<Statistics>(statistics) else { return };
+        let mut ends = self.shared.ends();
+        for (topic, of) in statistics.topics {
+            for (partition, of) in of.partitions.into_iter().filter(|(_, of)| of.hi_offset >= 0) {
+                ends.insert(TopicPartition { topic: topic.clone(), partition }, NextOffset(of.hi_offset));
+            }
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.log.remember(&error, reason);
+    }
+}
+
+impl ConsumerContext for Context {
+    /// A revocation is confirmed here (a client that closes waits for that); an assignment is completed by the thread, which first
+    /// has to find out where each partition starts.
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, what: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+        let assign = what == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        if assign && !self.closing.load(Ordering::Acquire) {
+            let partitions =
+                partitions.elements().iter().map(|e| TopicPartition { topic: e.topic().to_owned(), partition: e.partition() }).collect();
+            self.push(Rebalance::Assign(partitions));
+            return;
+        }
+        if let Err(error) = consumer.unassign() {
+            tracing::warn!(%error, "giving partitions back failed");
+        }
+        self.push(Rebalance::Revoke);
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        let mut open = self.commits_open.lock().unwrap_or_else(PoisonError::into_inner);
+        *open = open.saturating_sub(1);
+        if let Err(error) = result {
+            // The positions in the group are for people's tools: tried again with the next commit.
+            tracing::debug!(%error, "committing positions failed");
+            self.commit_failed.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl Context {
+    fn push(&self, rebalance: Rebalance) {
+        self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).push(rebalance);
+    }
+
+    fn take_rebalances(&self) -> Vec<Rebalance> {
+        mem::take(&mut *self.rebalances.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn commits_open(&self) -> usize {
+        *self.commits_open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn commit_opened(&self) {
+        *self.commits_open.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+    }
+}
+
+/// The thread's ends of what it shares with its handle.
+pub(super) struct Consumption {
+    pub(super) cluster: Cluster,
+    pub(super) shared: Arc<Shared>,
+    pub(super) events: Sender<SourceEvent>,
+    pub(super) wake: (Sender<()>, Receiver<()>),
+}
+
+struct Lane {
+    of: TopicPartition,
+    queue: PartitionQueue<Context>,
+    queued_bytes: usize,
+}
+
+/// The thread was told to stop, or nobody listens any more.
+struct Stopped;
+type Flow = Result<(), Stopped>;
+
+/// The source's state, owned by its thread.
+pub(super) struct Worker {
+    config: SourceConfig,
+    io: Consumption,
+    consumer: Arc<BaseConsumer<Context>>,
+    table: PartitionTable,
+    merge: Merge<InputMessage>,
+    lanes: BTreeMap<PartitionId, Lane>,
+    /// The group's last word, until it has been carried out.
+    assignment: Option<(Vec<TopicPartition>, Instant)>,
+    partial: Option<(usize, usize)>,
+    out_of_range: BTreeSet<PartitionId>,
+    batch: Vec<InputMessage>,
+    batch_bytes: usize,
+    caught_up: bool,
+    blocked: Option<(PartitionId, Instant, bool)>,
+    failures: Vec<KafkaError>,
+    told: HashMap<String, Instant>,
+    committed: BTreeMap<PartitionId, NextOffset>,
+    last_commit: Instant,
+    /// Log ends at the last commit, to tell an idle partition's from a moving one's.
+    ends_before: HashMap<TopicPartition, NextOffset>,
+}
+
+impl Worker {
+    /// Makes the consumer and subscribes; `partitions` is how many there are now.
+    pub(super) fn new(config: SourceConfig, partitions: usize, io: Consumption) -> Result<Self, SourceError> {
+        let context = Context {
+            log: Logged::default(),
+            shared: Arc::clone(&io.shared),
+            rebalances: Mutex::default(),
+            closing: AtomicBool::new(false),
+            commits_open: Mutex::new(0),
+            commit_failed: AtomicBool::new(false),
+        };
+        let mut consumer: BaseConsumer<Context> = config.settings.client(Role::Consumer, partitions, context)?;
+        let wake = io.wake.0.clone();
+        consumer.set_nonempty_callback(move || {
+            let _ = wake.try_send(());
+        });
+        let topics: Vec<&str> = config.topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&topics).map_err(|error| refused(&error))?;
+        Ok(Worker {
+            merge: Merge::new(config.replay.iter().copied()),
+            table: config.table.clone(),
+            config,
+            io,
+            consumer: Arc::new(consumer),
+            lanes: BTreeMap::new(),
+            assignment: None,
+            partial: None,
+            out_of_range: BTreeSet::new(),
+            batch: Vec::new(),
+            batch_bytes: 0,
+            caught_up: false,
+            blocked: None,
+            failures: Vec::new(),
+            told: HashMap::new(),
+            committed: BTreeMap::new(),
+            last_commit: Instant::now(),
+            ends_before: HashMap::new(),
+        })
+    }
+
+    /// Runs until the handle stops it, nobody listens, or a fatal error was told; then commits and leaves the group.
+    pub(super) fn run(mut self) {
+        while self.turn().is_ok() {}
+        self.close();
+    }
+
+    fn turn(&mut self) -> Flow {
+        self.serve()?;
+        let mut busy = false;
+        for id in self.lanes.keys().copied().collect::<Vec<_>>() {
+            busy |= self.fill(id)?;
+        }
+        busy |= self.deliver()?;
+        if !self.out_of_range.is_empty() {
+            self.recover_range()?;
+        }
+        self.commit_if_due();
+        if !busy {
+            let _ = self.io.wake.1.recv_timeout(TICK);
+        }
+        Ok(())
+    }
+
+    /// Serves the group: everything that must go on also while the receiver is slow.
+    fn serve(&mut self) -> Flow {
+        if self.io.shared.stop.load(Ordering::Acquire) {
+            return Err(Stopped);
+        }
+        self.poll_group();
+        for error in mem::take(&mut self.failures) {
+            self.failed(&error)?;
+        }
+        for rebalance in self.consumer.context().take_rebalances() {
+            match rebalance {
+                Rebalance::Assign(partitions) => self.assignment = Some((partitions, Instant::now())),
+                Rebalance::Revoke => {
+                    self.assignment = None;
+                    self.revoke()?;
+                }
+            }
+        }
+        match self.assignment.take() {
+            Some((partitions, due)) if due <= Instant::now() => {
+                if let Err(error) = self.assign(&partitions)? {
+                    self.assignment = Some((partitions, Instant::now() + RETRY));
+                    self.tell(error)?;
+                }
+            }
+            later => self.assignment = later,
+        }
+        Ok(())
+    }
+
+    /// Lets librdkafka run its callbacks, and notes failures.
+    fn poll_group(&mut self) {
+        match self.consumer.poll(Duration::ZERO) {
+            // A partition's messages come through its own queue. One that does not would be lost here: fetched anew.
+            Some(Ok(message)) => {
+                self.out_of_range.extend(self.table.id(message.topic(), message.partition()));
+            }
+            Some(Err(error)) if self.failures.len() < 16 => self.failures.push(error),
+            Some(Err(_)) | None => {}
+        }
+    }
+
+    fn revoke(&mut self) -> Flow {
+        self.lanes.clear();
+        self.merge.revoke();
+        self.out_of_range.clear();
+        self.blocked = None;
+        self.caught_up = false;
+        self.partial = None;
+        self.committed.clear();
+        self.flush()?;
+        self.send(SourceEvent::Revoked)
+    }
+
+    /// Carries out what the group decided. The inner error is to be retried.
+    fn assign(&mut self, owned: &[TopicPartition]) -> Result<Result<(), SourceError>, Stopped> {
+        let mut all = Vec::new();
+        for topic in &self.config.topics {
+            match self.io.cluster.partitions(topic) {
+                Ok(Some(partitions)) => all.extend(partitions.into_iter().map(|partition| TopicPartition { topic: topic.clone(), partition })),
+                Ok(None) => return Ok(Err(SourceError::MissingTopic { topic: topic.clone() })),
+                Err(error) => return Ok(Err(error.into())),
+            }
+        }
+        if all.iter().any(|of| !owned.contains(of)) {
+            // The group waits for an answer to its assignment: none of it is taken.
+            if let Err(error) = self.consumer.assign(&TopicPartitionList::new()) {
+                return Ok(Err(refused(&error)));
+            }
+            let partial = (owned.len(), all.len());
+            if self.partial.replace(partial) != Some(partial) {
+                self.send(SourceEvent::PartialAssignment { owned: partial.0, total: partial.1 })?;
+            }
+            return Ok(Ok(()));
+        }
+        let mut assigned = Vec::new();
+        let mut gaps = Vec::new();
+        for of in all {
+            let (low, high) = match self.io.cluster.ends(&of.topic, of.partition) {
+                Ok(ends) => ends,
+                Err(error) => return Ok(Err(error.into())),
+            };
+            let known = self.table.id(&of.topic, of.partition).and_then(|id| self.merge.position(id));
+            let stored = known.or_else(|| self.config.positions.get(&(of.topic.clone(), of.partition)).copied());
+            let mut position = match stored {
+                Some(stored) => stored,
+                None if self.config.start == Start::Latest && !self.topic_is_known(&of.topic) => high,
+                None => low,
+            };
+            if position > high {
+                return self.fatal(SourceError::PositionBeyondEnd { partition: of, stored: position, end: high });
+            }
+            if position < low {
+                gaps.push((of.clone(), position, low));
+                position = low;
+            }
+            assigned.push((of, position));
+        }
+        let assigned: Vec<Assigned> =
+            assigned.into_iter().map(|(of, position)| Assigned { id: self.table.register(&of.topic, of.partition), of, position }).collect();
+        let topics = &self.config.topics;
+        self.merge.assign(assigned.iter().map(|a| (a.id, self.table.rank(a.id, topics), a.position)));
+        if let Err(error) = self.take(&assigned) {
+            return Ok(Err(error));
+        }
+        self.io.shared.delivered().extend(assigned.iter().map(|a| (a.id, (a.of.clone(), a.position))));
+        self.partial = None;
+        self.send(SourceEvent::Assigned(assigned))?;
+        for (of, from, to) in gaps {
+            let partition = self.table.register(&of.topic, of.partition);
+            self.send(SourceEvent::Gap { partition, from, to })?;
+        }
+        Ok(Ok(()))
+    }
+
+    /// Whether some partition of the topic has been read before, so that one without a position is new and starts at its start.
+    fn topic_is_known(&self, topic: &str) -> bool {
+        self.config.positions.keys().any(|(known, _)| known == topic)
+            || self.table.iter().any(|(id, of)| of.topic == topic && self.merge.position(id).is_some())
+    }
+
+    /// Starts fetching: each partition into a queue of its own.
+    fn take(&mut self, assigned: &[Assigned]) -> Result<(), SourceError> {
+        let mut list = TopicPartitionList::new();
+        let mut lanes = BTreeMap::new();
+        for a in assigned {
+            list.add_partition_offset(&a.of.topic, a.of.partition, Offset::Offset(a.position.0)).map_err(|error| refused(&error))?;
+            let mut queue = self
+                .consumer
+                .split_partition_queue(&a.of.topic, a.of.partition)
+                .ok_or_else(|| SourceError::Refused { reason: format!("no queue for {}", a.of) })?;
+            let wake = self.io.wake.0.clone();
+            queue.set_nonempty_callback(move || {
+                let _ = wake.try_send(());
+            });
+            lanes.insert(a.id, Lane { of: a.of.clone(), queue, queued_bytes: 0 });
+        }
+        self.lanes = lanes;
+        self.consumer.assign(&list).map_err(|error| refused(&error))
+    }
+
+    /// Takes what the partition has, up to a bound; whether that was anything.
+    fn fill(&mut self, id: PartitionId) -> Result<bool, Stopped> {
+        let mut any = false;
+        let mut failure = None;
+        while let Some(lane) = self.lanes.get_mut(&id) {
+            if self.merge.queued(id) == 0 {
+                lane.queued_bytes = 0;
+            }
+            if self.merge.queued(id) >= QUEUED_MESSAGES || lane.queued_bytes >= QUEUED_BYTES {
+                break;
+            }
+            match lane.queue.poll(Duration::ZERO) {
+                Some(Ok(message)) => {
+                    lane.queued_bytes += message.payload_len();
+                    let (offset, timestamp) = (message.offset(), message.timestamp().to_millis().map(Ticks::from_millis));
+                    let payload = message.payload().unwrap_or_default().to_vec();
+                    if !self.merge.push(id, offset, timestamp, InputMessage { partition: id, offset, timestamp, payload }) {
+                        tracing::debug!(partition = %lane.of, offset, "a repeated offset was refused");
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => self.merge.at_end(id),
+                Some(Err(error)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) => {
+                    self.out_of_range.insert(id);
+                }
+                Some(Err(error)) => failure = Some(error),
+                None => break,
+            }
+            any = true;
+            if let Some(error) = failure.take() {
+                self.failed(&error)?;
+            }
+        }
+        Ok(any)
+    }
+
+    /// Gives out what is in order; whether that was anything.
+    fn deliver(&mut self) -> Result<bool, Stopped> {
+        let mut any = false;
+        loop {
+            match self.merge.step() {
+                Step::Message { message, .. } => {
+                    any = true;
+                    self.caught_up = false;
+                    self.blocked = None;
+                    self.batch_bytes += message.payload.len();
+                    self.batch.push(message);
+                    if self.batch.len() >= self.config.batch_messages || self.batch_bytes >= self.config.batch_bytes {
+                        self.flush()?;
+                        return Ok(true);
+                    }
+                }
+                Step::Blocked(id) => {
+                    if self.fill(id)? {
+                        continue;
+                    }
+                    self.flush()?;
+                    self.note_blocked(id)?;
+                    return Ok(any);
+                }
+                Step::ReplayDone => {
+                    self.flush()?;
+                    self.send(SourceEvent::ReplayDone)?;
+                }
+                Step::Idle => {
+                    self.flush()?;
+                    self.blocked = None;
+                    if !self.lanes.is_empty() && !mem::replace(&mut self.caught_up, true) {
+                        self.send(SourceEvent::CaughtUp)?;
+                    }
+                    return Ok(any);
+                }
+            }
+        }
+    }
+
+    fn note_blocked(&mut self, id: PartitionId) -> Flow {
+        match &mut self.blocked {
+            Some((by, since, told)) if *by == id => {
+                if !*told && since.elapsed() >= self.config.waiting_after {
+                    *told = true;
+                    return self.send(SourceEvent::Waiting { partition: id });
+                }
+            }
+            other => *other = Some((id, Instant::now(), false)),
+        }
+        Ok(())
+    }
+
+    /// Sends the batch and moves the delivered positions.
+    fn flush(&mut self) -> Flow {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        self.batch_bytes = 0;
+        let batch = mem::take(&mut self.batch);
+        let moved: Vec<(PartitionId, NextOffset)> = batch.iter().map(|m| (m.partition, NextOffset::after(m.offset))).collect();
+        self.send(SourceEvent::Messages(batch))?;
+        let mut delivered = self.io.shared.delivered();
+        for (id, position) in moved {
+            if let Some((_, at)) = delivered.get_mut(&id) {
+                *at = position;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands an event over, serving the group while the receiver is slow.
+    fn send(&mut self, event: SourceEvent) -> Flow {
+        let mut event = event;
+        loop {
+            match self.io.events.send_timeout(event, TICK) {
+                Ok(()) => return Ok(()),
+                Err(SendTimeoutError::Disconnected(_)) => return Err(Stopped),
+                Err(SendTimeoutError::Timeout(back)) => event = back,
+            }
+            if self.io.shared.stop.load(Ordering::Acquire) {
+                return Err(Stopped);
+            }
+            // Only records what happens; it is carried out once this event is delivered.
+            self.poll_group();
+        }
+    }
+
+    fn fatal<T>(&mut self, error: SourceError) -> Result<T, Stopped> {
+        let _ = self.send(SourceEvent::Fatal(error));
+        Err(Stopped)
+    }
+
+    /// Tells a failure that is retried; the same one not too often.
+    fn tell(&mut self, error: SourceError) -> Flow {
+        let now = Instant::now();
+        self.told.retain(|_, at| now.duration_since(*at) < REPEAT);
+        if self.told.insert(error.to_string(), now).is_some() {
+            return Ok(());
+        }
+        self.send(SourceEvent::Error(error))
+    }
+
+    fn failed(&mut self, error: &KafkaError) -> Flow {
+        match error {
+            KafkaError::PartitionEOF(_) => Ok(()),
+            KafkaError::MessageConsumptionFatal(code) => self.fatal(SourceError::Consume { code: *code }),
+            other => match other.rdkafka_error_code() {
+                Some(code) => self.tell(SourceError::Consume { code }),
+                None => self.tell(SourceError::Refused { reason: other.to_string() }),
+            },
+        }
+    }
+
+    /// Partitions whose next message is gone: librdkafka has stopped fetching them, and starts again only with a new assignment.
+    fn recover_range(&mut self) -> Flow {
+        for id in mem::take(&mut self.out_of_range) {
+            let Some((of, from)) = self.lanes.get(&id).map(|l| l.of.clone()).zip(self.merge.fetched(id)) else { continue };
+            match self.io.cluster.ends(&of.topic, of.partition) {
+                Ok((low, _)) if from < low => {
+                    self.merge.skip(id, low);
+                    self.send(SourceEvent::Gap { partition: id, from, to: low })?;
+                }
+                Ok((_, high)) if from > high => return self.fatal(SourceError::PositionBeyondEnd { partition: of, stored: from, end: high }),
+                Ok(_) => {}
+                Err(error) => {
+                    self.out_of_range.insert(id);
+                    self.tell(error.into())?;
+                }
+            }
+        }
+        let goes_on: Vec<Assigned> = self
+            .lanes
+            .iter()
+            .filter_map(|(id, lane)| Some(Assigned { id: *id, of: lane.of.clone(), position: self.merge.fetched(*id)? }))
+            .collect();
+        match self.take(&goes_on) {
+            Ok(()) => Ok(()),
+            Err(error) => self.tell(error),
+        }
+    }
+
+    fn commit_if_due(&mut self) {
+        if self.last_commit.elapsed() < self.config.commit_interval || self.lanes.is_empty() {
+            return;
+        }
+        self.last_commit = Instant::now();
+        self.commit();
+    }
+
+    /// Commits what changed. An idle partition is committed up to its log's end, also where no message is (markers of transactions).
+    fn commit(&mut self) {
+        if self.consumer.context().commit_failed.swap(false, Ordering::AcqRel) {
+            self.committed.clear();
+        }
+        let ends = self.io.shared.ends().clone();
+        let mut list = TopicPartitionList::new();
+        let wanted: Vec<_> = self.io.shared.commits().iter().map(|(id, at)| (*id, *at)).collect();
+        for (id, mut at) in wanted {
+            let Some(of) = self.table.get(id) else { continue };
+            let end = ends.get(of).copied();
+            let idle = self.merge.is_drained(id) && self.merge.position(id) == Some(at) && end == self.ends_before.get(of).copied();
+            at = at.max(end.filter(|_| idle).unwrap_or(at));
+            if self.committed.get(&id) == Some(&at) || !self.lanes.contains_key(&id) {
+                continue;
+            }
+            if list.add_partition_offset(&of.topic, of.partition, Offset::Offset(at.0)).is_ok() {
+                self.committed.insert(id, at);
+            }
+        }
+        self.ends_before = ends;
+        if list.count() > 0 {
+            match self.consumer.commit(&list, CommitMode::Async) {
+                Ok(()) => self.consumer.context().commit_opened(),
+                Err(error) => {
+                    tracing::debug!(%error, "committing positions failed");
+                    self.committed.clear();
+                }
+            }
+        }
+    }
+
+    /// Commits once more, gives the partitions back and leaves the group.
+    fn close(mut self) {
+        self.commit();
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while self.consumer.context().commits_open() > 0 && Instant::now() < deadline {
+            self.consumer.poll(TICK);
+        }
+        self.consumer.context().closing.store(true, Ordering::Release);
+        self.lanes.clear();
+        // Dropping the last reference closes the consumer.
+        drop(self);
+    }
+}
+
+fn refused(error: &KafkaError) -> SourceError {
+    SourceError::Refused { reason: error.to_string() }
+}

@@ -1,0 +1,282 @@
+//! The idempotent producer of findings and dead letters.
+//!
+//! Invariant: messages of one key reach their partition once and in the order of [`Sink::publish`], and each accepted message gets
+//! exactly one [`Delivery`]. A message is retried for ever (`message.timeout.ms = 0`), since giving one up would lose a change: while
+//! the brokers are away the outstanding bound fills and `publish` says [`PublishError::Full`]. What to publish, and when, is left to
+//! the caller.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, Message, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+
+use super::client::{ClientError, KafkaSettings, Logged, Role, log_line};
+
+/// A message to write.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outgoing {
+    /// Topic name.
+    pub topic: String,
+    /// Message key; decides the partition.
+    pub key: Vec<u8>,
+    /// Headers, in order.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// Message value.
+    pub payload: Vec<u8>,
+    /// Comes back in the [`Delivery`].
+    pub token: u64,
+}
+
+impl Outgoing {
+    fn bytes(&self) -> usize {
+        self.payload.len() + self.key.len() + self.headers.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>()
+    }
+}
+
+/// What became of an accepted message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Delivery {
+    /// The message's token.
+    pub token: u64,
+    /// Partition and offset, once all in-sync replicas have it; or why it will never be written.
+    pub result: Result<(i32, i64), SinkError>,
+}
+
+/// Why a message was not, or cannot be, written.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum SinkError {
+    /// The client could not be made.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The message is larger than the producer or the topic takes.
+    #[error("a message is larger than topic \"{topic}\" takes: raise the topic's max.message.bytes and kafka.properties.\"message.max.bytes\"")]
+    TooLarge {
+        /// The topic.
+        topic: String,
+    },
+    /// There is no such topic.
+    #[error("topic \"{topic}\" does not exist: create it, or set output.create_topics = true")]
+    MissingTopic {
+        /// The topic.
+        topic: String,
+    },
+    /// The cluster does not let us write.
+    #[error("Kafka refuses writing to topic \"{topic}\": allow WRITE (and IDEMPOTENT_WRITE) for this client")]
+    Forbidden {
+        /// The topic.
+        topic: String,
+    },
+    /// The producer is beyond use; a restart recovers what was not acknowledged.
+    #[error("the Kafka producer failed for good ({reason}): restart; what was not acknowledged is published again, once")]
+    Fatal {
+        /// librdkafka's words.
+        reason: String,
+    },
+    /// Any other failure of one message.
+    #[error("a message for topic \"{topic}\" was not written: {code}")]
+    Failed {
+        /// The topic.
+        topic: String,
+        /// Kafka's error.
+        code: RDKafkaErrorCode,
+    },
+    /// Not everything was acknowledged in time.
+    #[error("{outstanding} messages were not acknowledged within {waited:?}: check the brokers")]
+    NotFlushed {
+        /// How many are still on their way.
+        outstanding: usize,
+        /// How long was waited.
+        waited: Duration,
+    },
+}
+
+/// Why [`Sink::publish`] did not take a message; it is handed back.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PublishError {
+    /// Too much is on its way: take deliveries, then try again.
+    Full(Box<Outgoing>),
+    /// This message will never be taken.
+    Refused(Box<Outgoing>, SinkError),
+}
+
+/// How much may be on its way at a time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SinkLimits {
+    /// Messages.
+    pub messages: usize,
+    /// Bytes of keys, headers and payloads.
+    pub bytes: usize,
+}
+
+impl Default for SinkLimits {
+    fn default() -> Self {
+        SinkLimits { messages: 20_000, bytes: 64 << 20 }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Outstanding {
+    messages: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+struct Context {
+    log: Logged,
+    deliveries: Sender<Delivery>,
+    outstanding: Arc<Outstanding>,
+}
+
+/// Travels with a message through librdkafka.
+struct Ticket {
+    token: u64,
+    bytes: usize,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log_line(level, facility, message);
+    }
+
+    fn stats_raw(&self, _: &[u8]) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.log.remember(&error, reason);
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = Box<Ticket>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
+        let result = match result {
+            Ok(message) => Ok((message.partition(), message.offset())),
+            Err((error, message)) => Err(sink_error(message.topic(), error)),
+        };
+        // Nobody may be listening any more while the sink is dropped.
+        let _ = self.deliveries.send(Delivery { token: ticket.token, result });
+        self.outstanding.bytes.fetch_sub(ticket.bytes, Ordering::AcqRel);
+        self.outstanding.messages.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn sink_error(topic: &str, error: &KafkaError) -> SinkError {
+    use RDKafkaErrorCode as E;
+    let topic = topic.to_owned();
+    match error.rdkafka_error_code().unwrap_or(E::Fail) {
+        E::MessageSizeTooLarge | E::InvalidMessageSize => SinkError::TooLarge { topic },
+        E::UnknownTopicOrPartition | E::UnknownTopic => SinkError::MissingTopic { topic },
+        E::TopicAuthorizationFailed | E::ClusterAuthorizationFailed => SinkError::Forbidden { topic },
+        E::Fatal => SinkError::Fatal { reason: error.to_string() },
+        code => SinkError::Failed { topic, code },
+    }
+}
+
+/// The producer. Its own thread serves librdkafka; every method but [`flush`](Sink::flush) returns at once.
+pub struct Sink {
+    producer: ThreadedProducer<Context>,
+    deliveries: Receiver<Delivery>,
+    outstanding: Arc<Outstanding>,
+    limits: SinkLimits,
+}
+
+impl std::fmt::Debug for Sink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sink").field("outstanding", &self.outstanding()).field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl Sink {
+    /// Makes the producer; it connects by itself, and the first delivery shows whether it could.
+    ///
+    /// # Errors
+    /// The settings are refused.
+    pub fn new(settings: &KafkaSettings, limits: SinkLimits) -> Result<Sink, SinkError> {
+        let (tx, deliveries) = unbounded();
+        let outstanding = Arc::new(Outstanding::default());
+        let context = Context { log: Logged::default(), deliveries: tx, outstanding: Arc::clone(&outstanding) };
+        let producer = settings.client(Role::Producer, 1, context)?;
+        Ok(Sink { producer, deliveries, outstanding, limits })
+    }
+
+    /// Hands a message to the producer. Never blocks.
+    ///
+    /// # Errors
+    /// The bound of what may be on its way is reached, or the message can never be written.
+    pub fn publish(&self, outgoing: Outgoing) -> Result<(), PublishError> {
+        let bytes = outgoing.bytes();
+        let (messages, held) = (self.outstanding(), self.outstanding.bytes.load(Ordering::Acquire));
+        // One message always fits, however large it is.
+        if messages >= self.limits.messages || (messages > 0 && held + bytes > self.limits.bytes) {
+            return Err(PublishError::Full(Box::new(outgoing)));
+        }
+        let mut headers = OwnedHeaders::new_with_capacity(outgoing.headers.len());
+        for (key, value) in &outgoing.headers {
+            headers = headers.insert(Header { key, value: Some(value) });
+        }
+        let ticket = Box::new(Ticket { token: outgoing.token, bytes });
+        let record = BaseRecord::with_opaque_to(&outgoing.topic, ticket).key(&outgoing.key).payload(&outgoing.payload).headers(headers);
+        // Counted before it is sent: its delivery may be reported before `send` returns.
+        self.outstanding.messages.fetch_add(1, Ordering::AcqRel);
+        self.outstanding.bytes.fetch_add(bytes, Ordering::AcqRel);
+        let error = match self.producer.send(record) {
+            Ok(()) => return Ok(()),
+            Err((error, _)) => error,
+        };
+        self.outstanding.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        self.outstanding.messages.fetch_sub(1, Ordering::AcqRel);
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) {
+            return Err(PublishError::Full(Box::new(outgoing)));
+        }
+        let error = self.fatal().unwrap_or_else(|| sink_error(&outgoing.topic, &error));
+        Err(PublishError::Refused(Box::new(outgoing), error))
+    }
+
+    /// What became of messages, in the order in which it became known; one entry for each accepted message.
+    #[must_use]
+    pub fn deliveries(&self) -> &Receiver<Delivery> {
+        &self.deliveries
+    }
+
+    /// How many messages are on their way.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.outstanding.messages.load(Ordering::Acquire)
+    }
+
+    /// Why the producer is beyond use, if it is.
+    #[must_use]
+    pub fn fatal(&self) -> Option<SinkError> {
+        self.producer.client().fatal_error().map(|(_, reason)| SinkError::Fatal { reason })
+    }
+
+    /// What librdkafka last complained of (a broker that is away, say); for a status line.
+    #[must_use]
+    pub fn last_error(&self) -> Option<String> {
+        self.producer.context().log.last_error()
+    }
+
+    /// Waits until everything that was accepted has its delivery, which then lies in [`deliveries`](Sink::deliveries).
+    ///
+    /// # Errors
+    /// The deadline passed first; what is outstanding stays on its way.
+    pub fn flush(&self, within: Duration) -> Result<(), SinkError> {
+        let start = Instant::now();
+        loop {
+            if self.outstanding() == 0 {
+                return Ok(());
+            }
+            let left = within.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                return Err(SinkError::NotFlushed { outstanding: self.outstanding(), waited: within });
+            }
+            // In slices: the polling thread takes delivery reports too, and `outstanding` is what counts.
+            let _ = self.producer.flush(left.min(Duration::from_millis(20)));
+        }
+    }
+}

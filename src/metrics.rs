@@ -1,0 +1,375 @@
+//! The metrics of interface.md, one method for each thing that can happen. A registry of its own, nothing global. Label values that
+//! come from the input are capped, so that no input can make series without end.
+
+use crate::finding::ChangeKind;
+use crate::time::Ticks;
+use dashmap::DashSet;
+use prometheus::core::Collector;
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// From a millisecond to two minutes: broker append to acknowledged finding.
+const LATENCY: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
+/// From a tenth of a millisecond: a sync of the journal.
+const SYNC: &[f64] = &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+/// Up to minutes: snapshots and restores of large states.
+const STATE: &[f64] = &[0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+/// What became of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Applied to the state.
+    Accepted,
+    /// Of a table that is not read; it only moved the clock.
+    Skipped,
+    /// Written to the dead-letter topic.
+    DeadLettered,
+}
+
+impl Outcome {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Accepted => "accepted",
+            Outcome::Skipped => "skipped",
+            Outcome::DeadLettered => "dead_lettered",
+        }
+    }
+}
+
+/// What the state holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tracked {
+    /// Connections: device, address and port.
+    Connection,
+    /// Connections that are new.
+    Candidate,
+    /// Addresses.
+    Destination,
+    /// Companies.
+    Vendor,
+    /// Devices.
+    Device,
+}
+
+impl Tracked {
+    /// All of them, in the order of interface.md.
+    pub const ALL: [Tracked; 5] = [Tracked::Connection, Tracked::Candidate, Tracked::Destination, Tracked::Vendor, Tracked::Device];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Tracked::Connection => "connection",
+            Tracked::Candidate => "candidate",
+            Tracked::Destination => "destination",
+            Tracked::Vendor => "vendor",
+            Tracked::Device => "device",
+        }
+    }
+}
+
+/// The first values of a label that the input chooses; later ones share the series `other`.
+#[derive(Debug)]
+struct Capped {
+    limit: usize,
+    known: DashSet<Box<str>>,
+}
+
+impl Capped {
+    fn new(limit: usize) -> Capped {
+        Capped { limit, known: DashSet::new() }
+    }
+
+    fn label<'a>(&self, value: &'a str) -> &'a str {
+        if self.known.contains(value) {
+            return value;
+        }
+        if self.known.len() >= self.limit {
+            return "other";
+        }
+        self.known.insert(value.into());
+        value
+    }
+}
+
+/// All metrics of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    messages: IntCounterVec,
+    records: IntCounterVec,
+    categories: Capped,
+    repeats: IntCounter,
+    dead_letters: IntCounterVec,
+    changes: IntCounterVec,
+    open: IntGauge,
+    lag: IntGaugeVec,
+    clock: GaugeVec,
+    tenants: Capped,
+    latency: Histogram,
+    tracked: IntGaugeVec,
+    timers: IntGauge,
+    disk: IntGauge,
+    snapshot: Histogram,
+    sync: Histogram,
+    restore: Histogram,
+    age: Gauge,
+    last_snapshot: Mutex<Instant>,
+    replayed: IntCounter,
+    suppressed: IntCounterVec,
+}
+
+/// Registers a metric whose name and labels are written in this file.
+fn registered<C: Collector + Clone + 'static>(registry: &Registry, metric: Result<C, prometheus::Error>) -> C {
+    let metric = metric.expect("INV: the names in this file are valid metric names");
+    registry.register(Box::new(metric.clone())).expect("INV: each name in this file is registered once");
+    metric
+}
+
+impl Metrics {
+    /// Everything at zero. `now` starts the age of the snapshot.
+    #[must_use]
+    pub fn new(now: Instant) -> Metrics {
+        let registry = Registry::new();
+        let r = &registry;
+        let opts = |name: &str, help: &str| Opts::new(name, help).namespace("firstseen");
+        let counters = |name, help, labels: &[&str]| registered(r, IntCounterVec::new(opts(name, help), labels));
+        let gauges = |name, help, labels: &[&str]| registered(r, IntGaugeVec::new(opts(name, help), labels));
+        let counter = |name, help| registered(r, IntCounter::with_opts(opts(name, help)));
+        let gauge = |name, help| registered(r, IntGauge::with_opts(opts(name, help)));
+        let histogram = |name: &str, help: &str, buckets: &[f64]| {
+            registered(r, Histogram::with_opts(HistogramOpts::new(name, help).namespace("firstseen").buckets(buckets.to_vec())))
+        };
+        let build = gauges("build_info", "The version that runs; always 1.", &["version"]);
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let metrics = Metrics {
+            messages: counters("messages_total", "Messages read from the input.", &["topic"]),
+            records: counters("records_total", "Records in them, by table and by what became of them.", &["category", "outcome"]),
+            categories: Capped::new(64),
+            repeats: counter("repeats_total", "Records accepted that had been seen before."),
+            dead_letters: counters("dead_letters_total", "Records and whole messages written to the dead-letter topic.", &["reason"]),
+            changes: counters("finding_changes_total", "Changes of findings.", &["change"]),
+            open: gauge("open_findings", "Findings that are open now."),
+            lag: gauges("consumer_lag", "Messages of the partition that are not consumed yet.", &["topic", "partition"]),
+            clock: registered(
+                r,
+                GaugeVec::new(opts("arrival_clock_seconds", "The tenant's arrival clock, in seconds since the Unix epoch."), &["tenant"]),
+            ),
+            tenants: Capped::new(100),
+            latency: histogram("pipeline_latency_seconds", "From the broker's append of a record to the acknowledged finding.", LATENCY),
+            tracked: gauges("tracked", "Entries of the state.", &["kind"]),
+            timers: gauge("timers", "Timers that wait."),
+            disk: gauge("state_disk_bytes", "Size of the state directory."),
+            snapshot: histogram("snapshot_seconds", "Time that a snapshot took.", STATE),
+            sync: histogram("journal_sync_seconds", "Time that a sync of the order journal took.", SYNC),
+            restore: histogram("restore_seconds", "Time that restoring the state took, replay included.", STATE),
+            age: registered(r, Gauge::with_opts(opts("snapshot_age_seconds", "Time since the last snapshot, or since the start."))),
+            last_snapshot: Mutex::new(now),
+            replayed: counter("replayed_messages_total", "Messages read again after a restart."),
+            suppressed: counters("suppressed_total", "Changes of findings that a suppression rule marked.", &["rule"]),
+            registry,
+        };
+        for kind in [ChangeKind::Opened, ChangeKind::Updated, ChangeKind::Retracted, ChangeKind::Closed] {
+            metrics.changes.with_label_values(&[kind.as_str()]);
+        }
+        for kind in Tracked::ALL {
+            metrics.set_tracked(kind, 0);
+        }
+        metrics
+    }
+
+    /// Messages were read from a topic.
+    pub fn messages_read(&self, topic: &str, n: u64) {
+        self.messages.with_label_values(&[topic]).inc_by(n);
+    }
+
+    /// Records of a table came to this outcome. Looks a series up: count a batch and say it once.
+    pub fn records_done(&self, category: &str, outcome: Outcome, n: u64) {
+        self.records.with_label_values(&[self.categories.label(category), outcome.as_str()]).inc_by(n);
+    }
+
+    /// Accepted records had been seen before.
+    pub fn repeats_seen(&self, n: u64) {
+        self.repeats.inc_by(n);
+    }
+
+    /// A record or a whole message was dead-lettered. `reason` is one of the decoder's words, not text from the input.
+    pub fn dead_lettered(&self, reason: &'static str) {
+        self.dead_letters.with_label_values(&[reason]).inc();
+    }
+
+    /// A finding changed.
+    pub fn finding_changed(&self, kind: ChangeKind) {
+        self.changes.with_label_values(&[kind.as_str()]).inc();
+    }
+
+    /// So many findings are open.
+    pub fn set_open_findings(&self, n: u64) {
+        self.open.set(whole(n));
+    }
+
+    /// So many messages of the partition are not consumed yet.
+    pub fn set_consumer_lag(&self, topic: &str, partition: i32, messages: u64) {
+        self.lag.with_label_values(&[topic, &partition.to_string()]).set(whole(messages));
+    }
+
+    /// The partition is no longer ours; its lag is another's to report.
+    pub fn partition_lost(&self, topic: &str, partition: i32) {
+        // A partition that never reported has no series to remove.
+        let _ = self.lag.remove_label_values(&[topic, &partition.to_string()]);
+    }
+
+    /// A tenant's arrival clock moved.
+    pub fn set_arrival_clock(&self, tenant: &str, clock: Ticks) {
+        self.clock.with_label_values(&[self.tenants.label(tenant)]).set(clock.as_secs_f64());
+    }
+
+    /// A finding was acknowledged this long after the broker had appended its record.
+    pub fn finding_acknowledged(&self, after: Duration) {
+        self.latency.observe(after.as_secs_f64());
+    }
+
+    /// The state holds so many entries of a kind.
+    pub fn set_tracked(&self, kind: Tracked, n: u64) {
+        self.tracked.with_label_values(&[kind.as_str()]).set(whole(n));
+    }
+
+    /// So many timers wait.
+    pub fn set_timers(&self, n: u64) {
+        self.timers.set(whole(n));
+    }
+
+    /// The state directory takes so many bytes.
+    pub fn set_state_disk_bytes(&self, bytes: u64) {
+        self.disk.set(whole(bytes));
+    }
+
+    /// A snapshot was finished at `at` and took `took`.
+    pub fn snapshot_written(&self, at: Instant, took: Duration) {
+        self.snapshot.observe(took.as_secs_f64());
+        *self.last_snapshot.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = at;
+    }
+
+    /// The order journal was synced.
+    pub fn journal_synced(&self, took: Duration) {
+        self.sync.observe(took.as_secs_f64());
+    }
+
+    /// The state was restored.
+    pub fn state_restored(&self, took: Duration) {
+        self.restore.observe(took.as_secs_f64());
+    }
+
+    /// Messages were read again after a restart.
+    pub fn messages_replayed(&self, n: u64) {
+        self.replayed.inc_by(n);
+    }
+
+    /// A suppression rule of the configuration marked a change.
+    pub fn change_suppressed(&self, rule: &str) {
+        self.suppressed.with_label_values(&[rule]).inc();
+    }
+
+    /// All metrics in Prometheus' text form, as they are at `now`.
+    #[must_use]
+    pub fn text(&self, now: Instant) -> String {
+        let last = *self.last_snapshot.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.age.set(now.saturating_duration_since(last).as_secs_f64());
+        TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .expect("INV: every metric here has a name and writing to memory does not fail")
+    }
+}
+
+fn whole(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host_clock::monotonic;
+
+    fn has(text: &str, line: &str) {
+        assert!(text.lines().any(|l| l == line), "no line {line:?} in\n{text}");
+    }
+
+    #[test]
+    fn everything_that_happens_is_counted_under_its_name() {
+        let start = monotonic();
+        let m = Metrics::new(start);
+        m.messages_read("defender", 3);
+        m.records_done("AdvancedHunting-DeviceInfo", Outcome::Accepted, 2);
+        m.records_done("AdvancedHunting-DeviceEvents", Outcome::Skipped, 1);
+        m.records_done("AdvancedHunting-DeviceInfo", Outcome::DeadLettered, 1);
+        m.repeats_seen(4);
+        m.dead_lettered("bad_time");
+        m.finding_changed(ChangeKind::Opened);
+        m.set_open_findings(5);
+        m.set_consumer_lag("defender", 0, 7);
+        m.set_consumer_lag("defender", 1, 8);
+        m.partition_lost("defender", 1);
+        m.partition_lost("defender", 2);
+        m.set_arrival_clock("t", Ticks(15_000_000));
+        m.finding_acknowledged(Duration::from_millis(30));
+        m.set_tracked(Tracked::Vendor, 9);
+        m.set_timers(10);
+        m.set_state_disk_bytes(11);
+        m.snapshot_written(start + Duration::from_secs(10), Duration::from_secs(2));
+        m.journal_synced(Duration::from_millis(3));
+        m.state_restored(Duration::from_secs(1));
+        m.messages_replayed(12);
+        m.change_suppressed("ours");
+        let text = m.text(start + Duration::from_secs(25));
+        for line in [
+            "firstseen_messages_total{topic=\"defender\"} 3",
+            "firstseen_records_total{category=\"AdvancedHunting-DeviceInfo\",outcome=\"accepted\"} 2",
+            "firstseen_records_total{category=\"AdvancedHunting-DeviceEvents\",outcome=\"skipped\"} 1",
+            "firstseen_records_total{category=\"AdvancedHunting-DeviceInfo\",outcome=\"dead_lettered\"} 1",
+            "firstseen_repeats_total 4",
+            "firstseen_dead_letters_total{reason=\"bad_time\"} 1",
+            "firstseen_finding_changes_total{change=\"opened\"} 1",
+            "firstseen_finding_changes_total{change=\"retracted\"} 0",
+            "firstseen_open_findings 5",
+            "firstseen_consumer_lag{partition=\"0\",topic=\"defender\"} 7",
+            "firstseen_arrival_clock_seconds{tenant=\"t\"} 1.5",
+            "firstseen_pipeline_latency_seconds_bucket{le=\"0.05\"} 1",
+            "firstseen_pipeline_latency_seconds_bucket{le=\"0.025\"} 0",
+            "firstseen_tracked{kind=\"vendor\"} 9",
+            "firstseen_tracked{kind=\"connection\"} 0",
+            "firstseen_timers 10",
+            "firstseen_state_disk_bytes 11",
+            "firstseen_snapshot_seconds_sum 2",
+            "firstseen_journal_sync_seconds_count 1",
+            "firstseen_restore_seconds_sum 1",
+            "firstseen_snapshot_age_seconds 15",
+            "firstseen_replayed_messages_total 12",
+            "firstseen_suppressed_total{rule=\"ours\"} 1",
+            concat!("firstseen_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+        ] {
+            has(&text, line);
+        }
+        assert!(!text.contains("partition=\"1\""));
+    }
+
+    #[test]
+    fn no_input_makes_series_without_end() {
+        let m = Metrics::new(monotonic());
+        for n in 0..1000 {
+            m.records_done(&format!("table-{n}"), Outcome::Skipped, 1);
+            m.set_arrival_clock(&format!("tenant-{n}"), Ticks(0));
+        }
+        let text = m.text(monotonic());
+        has(&text, "firstseen_records_total{category=\"other\",outcome=\"skipped\"} 936");
+        assert_eq!(text.lines().filter(|l| l.starts_with("firstseen_records_total{")).count(), 65);
+        assert_eq!(text.lines().filter(|l| l.starts_with("firstseen_arrival_clock_seconds{")).count(), 101);
+    }
+
+    #[test]
+    fn label_values_are_escaped() {
+        let m = Metrics::new(monotonic());
+        m.records_done("a\"b\n\\c", Outcome::Skipped, 1);
+        has(&m.text(monotonic()), r#"firstseen_records_total{category="a\"b\n\\c",outcome="skipped"} 1"#);
+    }
+}

@@ -1,0 +1,146 @@
+//! The file system behind a narrow seam, so that tests can tear, lose and refuse writes.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// A file being written.
+pub trait DiskFile: Write + Send {
+    /// Returns once everything written so far survives a loss of power.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+/// A flat directory of files.
+pub trait Disk: Send + Sync {
+    /// Names and sizes in bytes of all files.
+    ///
+    /// # Errors
+    /// When the directory can't be read.
+    fn list(&self) -> io::Result<Vec<(String, u64)>>;
+    /// Opens a file from its beginning.
+    ///
+    /// # Errors
+    /// When it is not there or can't be read.
+    fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send>>;
+    /// Creates a file, empty, replacing one of that name.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
+    /// Renames a synced file, and returns once the new name survives a loss of power.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    fn remove(&self, name: &str) -> io::Result<()>;
+}
+
+/// A directory of the real file system, held by this process alone.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    /// Held for the lock on it.
+    _lock: File,
+}
+
+/// Why a state directory can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// Another process holds it.
+    #[error("state.dir {0} is in use by another process; stop it, or give this one its own state.dir")]
+    InUse(PathBuf),
+    /// It can't be made or locked.
+    #[error("state.dir {path} can't be used: {error}; check that it is a directory which this user may write")]
+    Unusable {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+const LOCK: &str = "LOCK";
+
+impl Directory {
+    /// Makes the directory when it is not there, and locks it.
+    ///
+    /// # Errors
+    /// When another process holds it, or it can't be used.
+    pub fn open(path: &Path) -> Result<Directory, DirectoryError> {
+        let unusable = |error| DirectoryError::Unusable { path: path.to_owned(), error };
+        std::fs::create_dir_all(path).map_err(unusable)?;
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK)).map_err(unusable)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Directory { path: path.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(DirectoryError::InUse(path.to_owned())),
+            Err(TryLockError::Error(error)) => Err(unusable(error)),
+        }
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+}
+
+impl DiskFile for File {
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_data()
+    }
+}
+
+impl Disk for Directory {
+    fn list(&self) -> io::Result<Vec<(String, u64)>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.path)? {
+            let entry = entry?;
+            if let Ok(name) = entry.file_name().into_string()
+                && name != LOCK
+            {
+                names.push((name, entry.metadata()?.len()));
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send>> {
+        Ok(Box::new(File::open(self.path.join(name))?))
+    }
+
+    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let file = File::create(self.path.join(name))?;
+        self.sync_names()?;
+        Ok(Box::new(file))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.path.join(from), self.path.join(to))?;
+        self.sync_names()
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.path.join(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_has_one_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = Directory::open(dir.path()).unwrap();
+        let refused = Directory::open(dir.path()).unwrap_err();
+        assert!(matches!(refused, DirectoryError::InUse(_)), "{refused}");
+        drop(held);
+        Directory::open(dir.path()).unwrap();
+    }
+}

@@ -1,0 +1,266 @@
+//! A real Apache Kafka (KRaft, one node) for the tests of one binary: started at the first use, gone with the test process.
+//!
+//! The jars that `pom.xml` names are copied once to `target/kafka-libs`. Java and Maven have to be there: a broker test that passes
+//! without a broker proves nothing, so their absence is a failure.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use firstseen::kafka::admin::{Admin, TopicSettings};
+use firstseen::kafka::client::{Cluster, KafkaSettings, Preset};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+/// How long anything that has to happen may take on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs until `done` gives something; panics with `what` when that takes longer than [`PATIENCE`].
+pub fn wait_for<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = done() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain for {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// The broker of this test binary.
+pub fn broker() -> &'static Broker {
+    static BROKER: OnceLock<Broker> = OnceLock::new();
+    BROKER.get_or_init(Broker::start)
+}
+
+/// A running broker and what it takes to stop, pause and restart it.
+pub struct Broker {
+    dir: PathBuf,
+    port: u16,
+    process: Mutex<Option<Process>>,
+}
+
+struct Process {
+    java: u32,
+    watcher: Child,
+    /// The watcher kills the broker when this closes, which it also does when the test process is killed.
+    lifeline: ChildStdin,
+}
+
+/// A fresh name, so that tests do not see each other's topics.
+pub fn unique(name: &str) -> String {
+    static COUNTER: AtomicUsize = AtomicUsize::new(0);
+    format!("{name}-{}", COUNTER.fetch_add(1, Ordering::Relaxed))
+}
+
+fn target() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target directory holds the temporary one").to_owned()
+}
+
+fn run(what: &str, command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{what}: {error}: the broker tests need Java 17 and Maven"));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    assert!(output.status.success(), "{what}: {}\n{}\n{}", output.status, text(&output.stdout), text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// Kafka's jars, copied there once.
+fn libs() -> PathBuf {
+    let libs = target().join("kafka-libs");
+    let complete = libs.join(".complete");
+    if !complete.exists() {
+        let pom = Path::new(env!("CARGO_MANIFEST_DIR")).join("pom.xml");
+        run(
+            "copying Kafka's jars with Maven",
+            Command::new("mvn").args(["-q", "-B", "-f"]).arg(pom).arg("dependency:copy-dependencies").arg(format!("-DoutputDirectory={}", libs.display())),
+        );
+        File::create(complete).expect("target is writable");
+    }
+    libs
+}
+
+fn java(libs: &Path, main: &str) -> Command {
+    let mut command = Command::new("java");
+    command.arg("-Xmx1g").arg("-cp").arg(format!("{}/*", libs.display())).arg(main);
+    command
+}
+
+impl Broker {
+    fn start() -> Broker {
+        let libs = libs();
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kafka-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).expect("target is writable");
+        // Both are held until both are known, so that they differ.
+        let free = [TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap()];
+        let [port, controller] = free.each_ref().map(|l| l.local_addr().unwrap().port());
+        drop(free);
+        let properties = format!(
+            "process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+log.dirs={dir}/data
+auto.create.topics.enable=false
+default.replication.factor=1
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.num.partitions=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.replication.factor=1
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+",
+            dir = dir.display()
+        );
+        let config = dir.join("server.properties");
+        fs::write(&config, properties).expect("target is writable");
+        let id = run("a cluster id", java(&libs, "kafka.tools.StorageTool").arg("random-uuid"));
+        let id = id.lines().last().expect("StorageTool prints an id").to_owned();
+        run("formatting Kafka's storage", java(&libs, "kafka.tools.StorageTool").args(["format", "-t", &id, "-c"]).arg(&config));
+        let broker = Broker { dir, port, process: Mutex::new(None) };
+        broker.resurrect();
+        broker
+    }
+
+    /// `host:port`.
+    pub fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Starts the broker that was killed, with its data.
+    pub fn resurrect(&self) {
+        let log = self.dir.join("broker.log");
+        let script = r#"dir=$1; shift
+"$@" >>"$dir/broker.log" 2>&1 &
+echo $!
+cat >/dev/null
+kill -9 $! 2>/dev/null
+wait
+[ -e "$dir/keep" ] || rm -rf "$dir""#;
+        let java = java(&libs(), "kafka.Kafka");
+        let mut watcher = Command::new("sh")
+            .args(["-c", script, "sh"])
+            .arg(&self.dir)
+            .arg(java.get_program())
+            .args(java.get_args())
+            .arg(self.dir.join("server.properties"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("there is a shell");
+        let lifeline = watcher.stdin.take().expect("stdin is a pipe");
+        let mut line = String::new();
+        BufReader::new(watcher.stdout.take().expect("stdout is a pipe")).read_line(&mut line).expect("the shell tells the broker's id");
+        let java = line.trim().parse().expect("a process id");
+        *self.process.lock().unwrap() = Some(Process { java, watcher, lifeline });
+        let _ = fs::remove_file(self.dir.join("keep"));
+        let cluster = Cluster::new(&self.settings("harness"), Duration::from_millis(200)).unwrap();
+        let tail = || fs::read_to_string(&log).unwrap_or_default();
+        wait_for("the broker to answer", || {
+            assert!(Path::new(&format!("/proc/{java}")).exists(), "the broker died:\n{}", tail());
+            cluster.partitions("no-such-topic").ok()
+        });
+    }
+
+    /// Kills the broker as a crash would (SIGKILL).
+    pub fn kill(&self) {
+        File::create(self.dir.join("keep")).expect("target is writable");
+        let Some(mut process) = self.process.lock().unwrap().take() else { return };
+        drop(process.lifeline);
+        process.watcher.wait().expect("the watcher is our child");
+    }
+
+    /// Kills the broker and starts it again.
+    pub fn restart(&self) {
+        self.kill();
+        self.resurrect();
+    }
+
+    /// Stops the broker in its tracks (SIGSTOP): connections stay open and nothing answers.
+    pub fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets a paused broker go on.
+    pub fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let java = self.process.lock().unwrap().as_ref().expect("the broker runs").java;
+        run("kill", Command::new("kill").args([signal, &java.to_string()]));
+    }
+
+    /// Settings of a client of this broker.
+    pub fn settings(&self, group: &str) -> KafkaSettings {
+        KafkaSettings {
+            bootstrap_servers: self.bootstrap(),
+            preset: Preset::Kafka,
+            properties: [("session.timeout.ms", "6000"), ("topic.metadata.refresh.interval.ms", "500")]
+                .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                .into(),
+            group_id: group.to_owned(),
+            client_id: "firstseen-test".to_owned(),
+        }
+    }
+
+    /// A new topic with a fresh name.
+    pub fn topic(&self, name: &str, partitions: u16) -> String {
+        let topic = unique(name);
+        let admin = Admin::new(&self.settings("harness"), PATIENCE).unwrap();
+        admin.ensure_topic(&topic, TopicSettings { partitions, retention: None, create: true }).unwrap();
+        topic
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        ClientConfig::new().set("bootstrap.servers", self.bootstrap()).create().unwrap()
+    }
+
+    /// Deletes the partition's messages before `before`, as retention would.
+    pub fn delete_before(&self, topic: &str, partition: i32, before: i64) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(before)).unwrap();
+        let admin = self.admin();
+        runtime().block_on(admin.delete_records(&list, &AdminOptions::new())).unwrap();
+    }
+
+    /// Gives the topic more partitions.
+    pub fn add_partitions(&self, topic: &str, to: usize) {
+        let admin = self.admin();
+        let results = runtime().block_on(admin.create_partitions([&NewPartitions::new(topic, to)], &AdminOptions::new())).unwrap();
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+    }
+
+    /// Writes messages: (partition, timestamp in milliseconds, payload). Returns once all are acknowledged.
+    pub fn produce<'a>(&self, topic: &str, messages: impl IntoIterator<Item = (i32, i64, &'a [u8])>) {
+        let producer: BaseProducer =
+            ClientConfig::new().set("bootstrap.servers", self.bootstrap()).set("acks", "all").set("linger.ms", "5").create().unwrap();
+        for (partition, timestamp, payload) in messages {
+            let mut record = BaseRecord::<(), [u8]>::to(topic).partition(partition).timestamp(timestamp).payload(payload);
+            while let Err((error, back)) = producer.send(record) {
+                assert_eq!(error.rdkafka_error_code(), Some(rdkafka::types::RDKafkaErrorCode::QueueFull), "{error}");
+                producer.poll(Duration::from_millis(10));
+                record = back;
+            }
+        }
+        producer.flush(PATIENCE).unwrap();
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().build().unwrap()
+}
