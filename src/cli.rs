@@ -21,11 +21,11 @@ Exit codes:
 #[derive(Debug, Parser)]
 #[command(name = "firstseen", version, after_help = EXIT_CODES, arg_required_else_help = true, subcommand_required = true, max_term_width = 110)]
 pub struct Cli {
-    /// Log filter: a level, or target=level pairs [default: $RUST_LOG, else info]
-    #[arg(long, global = true, value_name = "FILTER")]
+    /// Log filter: a level, or target=level pairs. Without it: RUST_LOG, else info
+    #[arg(long, global = true, value_name = "FILTER", display_order = 900)]
     pub log: Option<String>,
     /// Log more; -vv logs everything
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, action = ArgAction::Count, display_order = 901)]
     pub verbose: u8,
     /// What to do.
     #[command(subcommand)]
@@ -88,7 +88,7 @@ pub struct Backtest {
     /// Files, directories, or - for standard input
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
-    /// Configuration (TOML) of [query], [detection] and [limits] [default: the hunting query's numbers]
+    /// Configuration (TOML); only its query, detection and limits sections count. Without it: the hunting query's numbers
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Write each change of a finding here, one a line, as on the findings topic; - is standard output
@@ -97,7 +97,7 @@ pub struct Backtest {
     /// Write what could not be read here, one JSON object a line
     #[arg(long, value_name = "FILE")]
     pub dead_letters: Option<PathBuf>,
-    /// Threads that decode [default: one a core]
+    /// Threads that decode. Without it: one a core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: Option<u16>,
 }
@@ -119,13 +119,13 @@ pub struct Generate {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Devices in the fleet
-    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub devices: u32,
     /// Days that the fleet lives through
     #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=3650))]
     pub days: u32,
-    /// Network records of the whole fleet in one second of its time
-    #[arg(long, value_name = "N", default_value_t = 0.1, value_parser = rate)]
+    /// Network records a device and day, on average
+    #[arg(long, value_name = "N", default_value_t = 15.0, value_parser = rate)]
     pub rate: f64,
     /// Put a supply-chain implant into one server that calls home on the last day
     #[arg(long)]

@@ -48,7 +48,7 @@ pub struct Kafka {
     pub bootstrap_servers: String,
     /// Which service it is.
     pub preset: Preset,
-    /// librdkafka properties as they were given; see [`Kafka::client_properties`].
+    /// librdkafka properties as they were given; what they may be is judged where the client is made.
     pub properties: BTreeMap<String, Property>,
 }
 
@@ -61,38 +61,11 @@ pub enum Preset {
     EventHubs,
 }
 
-impl Preset {
-    /// What the preset sets, for every client. Event Hubs closes idle connections after four minutes and answers slowly while it
-    /// scales; librdkafka's own fix looks for "azure" in the host name and so misses `*.servicebus.windows.net`.
-    #[must_use]
-    pub const fn properties(self) -> &'static [(&'static str, &'static str)] {
-        match self {
-            Preset::Kafka => &[],
-            Preset::EventHubs => &[
-                ("security.protocol", "SASL_SSL"),
-                ("sasl.mechanism", "PLAIN"),
-                ("sasl.username", "$ConnectionString"),
-                ("connections.max.idle.ms", "180000"),
-                ("topic.metadata.refresh.interval.ms", "180000"),
-                ("socket.keepalive.enable", "true"),
-            ],
-        }
-    }
-}
-
 impl Kafka {
-    /// The properties of every client: brokers, the preset's, and over them what the file and the environment gave.
+    /// The librdkafka properties with their secrets in the open, for the client's configuration. Never log them.
     #[must_use]
-    pub fn client_properties(&self) -> BTreeMap<String, Property> {
-        let mut all: BTreeMap<String, Property> =
-            self.preset.properties().iter().map(|(k, v)| ((*k).to_owned(), Property::Plain((*v).to_owned()))).collect();
-        // Two names of one librdkafka property: the given one must win whichever it uses.
-        if self.properties.contains_key("sasl.mechanisms") {
-            all.remove("sasl.mechanism");
-        }
-        all.insert("bootstrap.servers".into(), Property::Plain(self.bootstrap_servers.clone()));
-        all.extend(self.properties.iter().map(|(k, v)| (k.clone(), v.clone())));
-        all
+    pub fn exposed_properties(&self) -> BTreeMap<String, String> {
+        self.properties.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect()
     }
 }
 
@@ -238,17 +211,24 @@ impl Config {
     /// # Errors
     /// An unreadable file, text that is not TOML, or all mistakes in keys and values.
     pub fn load(path: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Config, ConfigErrors> {
-        let text = match path {
-            Some(path) => std::fs::read_to_string(path).map_err(|source| ConfigErrors::Unreadable { path: path.to_owned(), source })?,
-            None => String::new(),
-        };
-        let table = text.trim_start_matches('\u{feff}').parse::<toml::Table>().map_err(|e| {
+        let Some(path) = path else { return Config::parse("", environment) };
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigErrors::Unreadable { path: path.to_owned(), source })?;
+        Config::parse(&text, environment).map_err(|e| match e {
+            ConfigErrors::NotToml { message, .. } => ConfigErrors::NotToml { path: path.to_owned(), message },
+            other => other,
+        })
+    }
+
+    /// As [`Config::load`], from a text.
+    ///
+    /// # Errors
+    /// Text that is not TOML, or all mistakes in keys and values.
+    pub fn parse(text: &str, environment: impl IntoIterator<Item = (String, String)>) -> Result<Config, ConfigErrors> {
+        let text = text.trim_start_matches('\u{feff}');
+        let table = text.parse::<toml::Table>().map_err(|e| {
             let before = e.span().and_then(|s| text.get(..s.start)).unwrap_or("");
             let (line, column) = (before.matches('\n').count() + 1, before.rsplit('\n').next().unwrap_or("").chars().count() + 1);
-            ConfigErrors::NotToml {
-                path: path.unwrap_or(Path::new("")).to_owned(),
-                message: format!("line {line}, column {column}: {}", e.message()),
-            }
+            ConfigErrors::NotToml { path: PathBuf::from("TEXT"), message: format!("line {line}, column {column}: {}", e.message()) }
         })?;
         Config::check(Reader::new(table, environment.into_iter().collect()))
     }
@@ -268,10 +248,16 @@ impl Config {
             idle_delay: r.span("input.idle_delay"),
             max_clock_skew: r.span("input.max_clock_skew"),
         };
+        let asked_to_create = r.is_given("output.create_topics");
+        let create = r.boolean("output.create_topics");
+        let can_create = kafka.preset != Preset::EventHubs;
+        r.refuse(asked_to_create && create && !can_create, "output.create_topics", || {
+            "given true, but Event Hubs creates no topics over Kafka; expected false: create the event hubs in Azure".into()
+        });
         let output = Output {
             findings_topic: r.text("output.findings_topic"),
             dead_letter_topic: r.text("output.dead_letter_topic"),
-            create_topics: r.boolean("output.create_topics"),
+            create_topics: create && can_create,
             update_interval: r.span("output.update_interval"),
         };
         let format = r.choice("output.format");
@@ -376,6 +362,12 @@ impl Config {
             track_workstations: self.detection.track_workstations,
         }
     }
+}
+
+/// The process' environment, for [`Config::load`]. What is not UTF-8 is taken with replacement characters, so that a misspelt key is
+/// not overlooked.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
 }
 
 impl Default for Config {

@@ -41,7 +41,7 @@ pub struct FleetOptions {
     pub new_per_server_day: f64,
     /// A supply-chain attack in the first tenant.
     pub attack: Option<Attack>,
-    /// All columns that Defender sends, about 2.9 KB a network record; otherwise those that are read, about 0.8 KB.
+    /// All columns that Defender sends, about 2.9 KB a network record; otherwise those that are read, about 1.05 KB.
     pub padding: bool,
 }
 
@@ -57,7 +57,7 @@ impl Default for FleetOptions {
             records_per_device_day: 15.0,
             repeats: 0.035,
             late: 0.02,
-            new_per_server_day: 0.05,
+            new_per_server_day: 0.15,
             attack: None,
             padding: true,
         }
@@ -68,7 +68,8 @@ impl FleetOptions {
     /// The same fleet at the rate that gives about `total` network records over the whole span and all tenants.
     #[must_use]
     pub fn with_total(mut self, total: u64) -> Self {
-        let device_days = f64::from(self.devices.max(1)) * f64::from(self.tenants.max(1)) * self.span.0.max(1) as f64 / Span::days(1).0 as f64;
+        let device_days =
+            f64::from(self.devices.max(1)) * f64::from(self.tenants.max(1)) * self.span.0.max(1) as f64 / Span::days(1).0 as f64;
         self.records_per_device_day = total as f64 / device_days;
         self
     }
@@ -78,7 +79,7 @@ impl FleetOptions {
 /// port 443, and again a few times, about every 75 seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attack {
-    /// Event time of the first connection; it arrives two to three minutes later.
+    /// Event time of the first connection; it arrives two to three minutes later. Leave nine minutes of the span for all of them.
     pub at: Ticks,
 }
 
@@ -166,6 +167,8 @@ pub fn demo_options(end: Ticks) -> FleetOptions {
         seed: 2020,
         start: end.minus(span),
         span,
+        // A record without padding is 1.05 KB.
+        records_per_device_day: 10.0,
         attack: Some(Attack { at: end.minus(Span::minutes(10)) }),
         padding: false,
         ..FleetOptions::default()

@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod client;
 mod consume;
+mod group;
 pub mod merge;
 pub mod position;
 pub mod readback;

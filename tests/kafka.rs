@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use firstseen::kafka::admin::{Admin, AdminError, Ensured, TopicSettings};
-use firstseen::kafka::client::{ClientError, KafkaSettings};
+use firstseen::kafka::client::{ClientError, Cluster, KafkaSettings};
 use firstseen::kafka::merge::Run;
 use firstseen::kafka::position::{NextOffset, PartitionId, PartitionTable, TopicPartition};
 use firstseen::kafka::readback::{ReadbackError, read_to_end};
 use firstseen::kafka::sink::{Outgoing, PublishError, Sink, SinkError, SinkLimits};
 use firstseen::kafka::source::{self, InputMessage, SourceConfig, SourceError, SourceEvent, SourceHandle, Start};
 use firstseen::time::Ticks;
-use support::kafka::{PATIENCE, broker, unique, wait_for};
+use support::kafka::{Broker, PATIENCE, broker, unique, wait_for};
 
 /// A source of these topics, in a group of its own.
 fn config(topics: &[&str]) -> SourceConfig {
@@ -96,7 +96,10 @@ fn the_order_over_four_partitions_is_the_models() {
     let source = source::start(config(&[&topic])).unwrap();
     let events = until(&source, caught_up);
     let SourceEvent::Assigned(assigned) = &events[0] else { panic!("{:?}", events[0]) };
-    assert_eq!(assigned.iter().map(|a| (a.id.0, a.of.partition, a.position.0)).collect::<Vec<_>>(), [(0, 0, 0), (1, 1, 0), (2, 2, 0), (3, 3, 0)]);
+    assert_eq!(
+        assigned.iter().map(|a| (a.id.0, a.of.partition, a.position.0)).collect::<Vec<_>>(),
+        [(0, 0, 0), (1, 1, 0), (2, 2, 0), (3, 3, 0)]
+    );
     assert_eq!(events[1], SourceEvent::ReplayDone);
     assert_eq!(offsets(&events), merged(&logs));
     for m in messages(&events) {
@@ -128,9 +131,8 @@ fn a_replay_consumes_the_journals_runs_before_anything_else() {
     let source = source::start(config).unwrap();
     let events = until(&source, caught_up);
     let done = events.iter().position(|e| *e == SourceEvent::ReplayDone).unwrap();
-    let as_partition = |e: &[SourceEvent]| {
-        messages(e).iter().map(|m| (table.get(m.partition).unwrap().partition as u32, m.offset)).collect::<Vec<_>>()
-    };
+    let as_partition =
+        |e: &[SourceEvent]| messages(e).iter().map(|m| (table.get(m.partition).unwrap().partition as u32, m.offset)).collect::<Vec<_>>();
     let replayed: Vec<(u32, i64)> = (2..5).map(|o| (3, o)).chain((0..20).map(|o| (1, o))).chain((5..7).map(|o| (3, o))).collect();
     assert_eq!(as_partition(&events[..done]), replayed);
     let rest: Vec<_> = [0, 20, 0, 7].into_iter().enumerate().map(|(p, from)| logs[p][from..].to_vec()).collect();
@@ -177,7 +179,7 @@ fn starts_at_stored_positions_and_new_partitions_at_their_start() {
 #[test]
 fn positions_are_committed_to_the_group_and_the_group_is_left() {
     let topic = broker().topic("commit", 2);
-    broker().produce(&topic, (0..10).map(|i| (i % 2, i64::from(i), b"x".as_slice())));
+    broker().produce(&topic, (0..10).map(|i| (i % 2, 1 + i64::from(i), b"x".as_slice())));
     let mut config = config(&[&topic]);
     config.commit_interval = Duration::from_millis(50);
     let settings = config.settings.clone();
@@ -212,7 +214,7 @@ fn positions_are_committed_to_the_group_and_the_group_is_left() {
 #[test]
 fn a_gap_is_told_and_reading_goes_on_behind_it() {
     let topic = broker().topic("gap", 2);
-    broker().produce(&topic, (0..40).map(|i| (i % 2, i64::from(i), b"x".as_slice())));
+    broker().produce(&topic, (0..40).map(|i| (i % 2, 1 + i64::from(i), b"x".as_slice())));
     broker().delete_before(&topic, 1, 8);
     let mut config = config(&[&topic]);
     config.positions = HashMap::from([((topic.clone(), 0), NextOffset(19)), ((topic.clone(), 1), NextOffset(3))]);
@@ -225,7 +227,7 @@ fn a_gap_is_told_and_reading_goes_on_behind_it() {
     assert_eq!(events.iter().filter(|e| matches!(e, SourceEvent::Gap { .. })).collect::<Vec<_>>(), [&gap]);
     let done = events.iter().position(|e| *e == SourceEvent::ReplayDone).unwrap();
     assert_eq!(offsets(&events[..done]), [(1, 8), (1, 9)]);
-    // Message i went to partition i mod 2 with timestamp i.
+    // Message i went to partition i mod 2 with timestamp i + 1.
     let mut live: Vec<(u32, i64)> = [(0, 19)].into_iter().chain((10..20).map(|o| (1, o))).collect();
     live.sort_by_key(|(p, o)| o * 2 + i64::from(*p));
     assert_eq!(offsets(&events[done..]), live);
@@ -236,7 +238,7 @@ fn a_gap_is_told_and_reading_goes_on_behind_it() {
 fn messages_that_vanish_while_reading_are_a_gap() {
     let topic = broker().topic("vanish", 1);
     let payload = vec![b'x'; 50_000];
-    broker().produce(&topic, (0..400).map(|i| (0, i, payload.as_slice())));
+    broker().produce(&topic, (0..400).map(|i| (0, 1 + i, payload.as_slice())));
     let mut config = config(&[&topic]);
     config.batch_messages = 1;
     config.channel_events = 1;
@@ -249,7 +251,8 @@ fn messages_that_vanish_while_reading_are_a_gap() {
     let mut events = until(&source, |e| matches!(e, SourceEvent::Messages(_)));
     broker().delete_before(&topic, 0, 350);
     events.extend(until(&source, caught_up));
-    let gaps: Vec<_> = events.iter().filter_map(|e| if let SourceEvent::Gap { from, to, .. } = e { Some((from.0, to.0)) } else { None }).collect();
+    let gaps: Vec<_> =
+        events.iter().filter_map(|e| if let SourceEvent::Gap { from, to, .. } = e { Some((from.0, to.0)) } else { None }).collect();
     let [(from, 350)] = gaps[..] else { panic!("{gaps:?}") };
     assert_eq!(offsets(&events), (0..from).chain(350..400).map(|o| (0, o)).collect::<Vec<_>>());
     source.stop();
@@ -258,7 +261,7 @@ fn messages_that_vanish_while_reading_are_a_gap() {
 #[test]
 fn with_a_second_member_in_the_group_nobody_answers_from_half_the_data() {
     let topic = broker().topic("shared", 4);
-    broker().produce(&topic, (0..8).map(|i| (i % 4, i64::from(i), b"x".as_slice())));
+    broker().produce(&topic, (0..8).map(|i| (i % 4, 1 + i64::from(i), b"x".as_slice())));
     let config = config(&[&topic]);
     let first = source::start(config.clone()).unwrap();
     until(&first, caught_up);
@@ -281,15 +284,18 @@ fn with_a_second_member_in_the_group_nobody_answers_from_half_the_data() {
 fn a_slow_receiver_holds_fetching_back_and_loses_nothing() {
     let topic = broker().topic("slow", 2);
     let payload = vec![b'x'; 100_000];
-    broker().produce(&topic, (0..300).map(|i| (i % 2, i64::from(i), payload.as_slice())));
+    broker().produce(&topic, (0..300).map(|i| (i % 2, 1 + i64::from(i), payload.as_slice())));
     let mut config = config(&[&topic]);
     config.batch_messages = 4;
     config.channel_events = 1;
+    for (key, value) in [("session.timeout.ms", "1500"), ("heartbeat.interval.ms", "300"), ("max.poll.interval.ms", "1500")] {
+        config.settings.properties.insert(key.into(), value.into());
+    }
     let source = source::start(config).unwrap();
-    // Nothing is taken for longer than the group's session: the membership must survive it.
+    // Nothing is taken for longer than the session and the poll interval last: the membership must survive it.
     wait_for("the channel to be full", || source.events.is_full().then_some(()));
-    let until_then = Instant::now() + Duration::from_secs(7);
-    wait_for("a session timeout to pass", || (Instant::now() > until_then).then_some(()));
+    let overdue = Instant::now() + Duration::from_secs(3);
+    wait_for("the membership's limits to pass", || (Instant::now() > overdue).then_some(()));
     let events = until(&source, caught_up);
     assert_eq!(offsets(&events), (0..300).map(|i| (i % 2, i64::from(i) / 2)).collect::<Vec<_>>());
     assert!(!events.contains(&SourceEvent::Revoked));
@@ -364,6 +370,7 @@ fn what_is_written_is_acknowledged_ordered_by_key_and_read_back() {
             let PublishError::Full(back) = refused else { panic!("{refused:?}") };
             full += 1;
             assert!(Instant::now() < deadline && sink.outstanding() <= 50);
+            wait_for("room", || (sink.outstanding() < 50).then_some(()));
             take(&sink);
             message = *back;
         }
@@ -402,17 +409,21 @@ fn what_is_written_is_acknowledged_ordered_by_key_and_read_back() {
 fn offsets_without_messages_at_the_end_do_not_hold_reading_back() {
     use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
     let topic = broker().topic("markers", 1);
-    let producer: BaseProducer = rdkafka::ClientConfig::new()
-        .set("bootstrap.servers", broker().bootstrap())
-        .set("transactional.id", unique("tx"))
-        .create()
-        .unwrap();
+    let producer: BaseProducer =
+        rdkafka::ClientConfig::new().set("bootstrap.servers", broker().bootstrap()).set("transactional.id", unique("tx")).create().unwrap();
     producer.init_transactions(PATIENCE).unwrap();
     producer.begin_transaction().unwrap();
     for _ in 0..3 {
         producer.send(BaseRecord::<(), str>::to(&topic).payload("x").timestamp(1)).map_err(|(e, _)| e).unwrap();
     }
+    producer.flush(PATIENCE).unwrap();
+    // Another's open transaction does not hide what is written.
+    let mut seen = 0;
+    let ends = read_to_end(&broker().settings("g"), &topic, &BTreeMap::new(), PATIENCE, |_| seen += 1).unwrap();
+    assert_eq!((seen, ends), (3, [(0, NextOffset(3))].into()));
     producer.commit_transaction(PATIENCE).unwrap();
+    let cluster = Cluster::new(&broker().settings("g"), PATIENCE).unwrap();
+    wait_for("the marker to be written", || (cluster.ends(&topic, 0).unwrap().1 == NextOffset(4)).then_some(()));
     let mut seen = Vec::new();
     let ends = read_to_end(&broker().settings("g"), &topic, &BTreeMap::new(), PATIENCE, |r| seen.push(r.offset)).unwrap();
     assert_eq!((seen, ends), (vec![0, 1, 2], [(0, NextOffset(4))].into()));
@@ -472,4 +483,51 @@ fn topics_are_created_only_when_that_is_allowed() {
     assert_eq!(admin.ensure_topic(&topic, wanted).unwrap(), Ensured::Existed { partitions: 3 });
     assert_eq!(admin.partitions(&topic).unwrap(), Some(vec![0, 1, 2]));
     assert!(matches!(admin.ensure_topic("not a name", wanted), Err(AdminError::Refused { .. } | AdminError::Client(_))));
+}
+
+#[test]
+fn a_broker_that_stands_still_or_dies_costs_time_and_nothing_else() {
+    let broker = Broker::start();
+    let (input, output) = (broker.topic("input", 2), broker.topic("output", 2));
+    let payload = vec![b'x'; 50_000];
+    broker.produce(&input, (0..400).map(|i| (i % 2, 1 + i64::from(i), payload.as_slice())));
+    let mut config = SourceConfig::new(broker.settings("group"), vec![input.clone()]);
+    config.batch_messages = 1;
+    config.channel_events = 1;
+    config.waiting_after = Duration::from_millis(200);
+    // Little is fetched ahead, so that there is something left to wait for.
+    for (key, value) in [("queued.max.messages.kbytes", "100"), ("fetch.max.bytes", "1000000"), ("socket.timeout.ms", "3000")] {
+        config.settings.properties.insert(key.into(), value.into());
+    }
+    let source = source::start(config).unwrap();
+    let mut events = until(&source, |e| matches!(e, SourceEvent::Messages(_)));
+    broker.pause();
+    events.extend(until(&source, |e| matches!(e, SourceEvent::Waiting { .. })));
+    assert!(offsets(&events).len() < 400, "waited for what was there");
+    broker.resume();
+    events.extend(until(&source, |e| matches!(e, SourceEvent::Messages(_))));
+
+    let sink = Sink::new(&broker.settings("group"), SinkLimits::default()).unwrap();
+    for token in 0..100 {
+        sink.publish(outgoing(&output, &format!("finding-{}", token % 5), token)).unwrap();
+    }
+    broker.kill();
+    for token in 100..200 {
+        sink.publish(outgoing(&output, &format!("finding-{}", token % 5), token)).unwrap();
+    }
+    broker.resurrect();
+    events.extend(until(&source, caught_up));
+    assert_eq!(offsets(&events), (0..400).map(|i| (i % 2, i64::from(i) / 2)).collect::<Vec<_>>());
+    assert!(!events.iter().any(|e| matches!(e, SourceEvent::Gap { .. } | SourceEvent::Fatal(_))));
+    source.stop();
+
+    sink.flush(PATIENCE).unwrap();
+    assert!(sink.deliveries().try_iter().all(|d| d.result.is_ok()));
+    let (records, _) = read(&broker.settings("group"), &output, &BTreeMap::new());
+    assert_eq!(records.len(), 200, "each once");
+    let mut last: HashMap<&str, u64> = HashMap::new();
+    for (_, _, key, revision, _) in &records {
+        let token: u64 = revision.parse().unwrap();
+        assert!(last.insert(key, token).is_none_or(|before| before + 5 == token), "order of {key}");
+    }
 }

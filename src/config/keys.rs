@@ -23,6 +23,7 @@ pub(super) enum Kind {
 }
 
 /// One row of the table.
+#[derive(Clone, Debug)]
 pub(super) struct Key {
     /// Section and name: `kafka.preset`.
     pub(super) path: &'static str,
@@ -62,7 +63,12 @@ pub(super) const KEYS: &[Key] = &[
     key("input.max_clock_skew", Kind::Span, r#""1h""#, "Records whose time runs further ahead than this are dead-lettered."),
     key("output.findings_topic", Kind::Text, r#""firstseen.findings""#, "Topic for changes of findings."),
     key("output.dead_letter_topic", Kind::Text, r#""firstseen.dead-letter""#, "Topic for records that can't be read."),
-    key("output.create_topics", Kind::Boolean, "true", "Create the two output topics when they are missing and the broker allows it."),
+    key(
+        "output.create_topics",
+        Kind::Boolean,
+        "true",
+        "Create the two output topics when they are missing. Always `false` with the `event-hubs` preset: Event Hubs creates none over Kafka.",
+    ),
     key(
         "output.format",
         Kind::Choice(&["firstseen", "ocsf", "ecs"]),

@@ -9,17 +9,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use toml::{Table, Value};
 
-/// Properties that are set by a key of their own or by the way `firstseen` reads and writes.
+/// Properties that are set by a key of their own.
 const OWNED_PROPERTIES: &[(&str, &str)] = &[
     ("bootstrap.servers", "set kafka.bootstrap_servers instead"),
     ("metadata.broker.list", "set kafka.bootstrap_servers instead"),
     ("group.id", "set input.group_id instead"),
     ("auto.offset.reset", "set input.start instead"),
-    ("enable.auto.commit", "positions are committed by firstseen itself; remove it"),
-    ("enable.auto.offset.store", "positions are committed by firstseen itself; remove it"),
-    ("enable.idempotence", "the producer is always idempotent; remove it"),
-    ("transactional.id", "firstseen uses no transactions; remove it"),
-    ("enable.partition.eof", "firstseen needs it on; remove it"),
 ];
 
 /// Properties whose value must come as a secret.
@@ -59,7 +54,7 @@ impl Reader {
     pub(super) fn new(file: Table, environment: BTreeMap<String, String>) -> Reader {
         let mut reader = Reader { given: BTreeMap::new(), environment, mistakes: Vec::new() };
         for (section, value) in file {
-            reader.flatten(section, value);
+            reader.flatten(unquoted(section), value);
         }
         let variables: Vec<(String, String)> = reader.environment.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
         for (name, text) in variables {
@@ -70,9 +65,11 @@ impl Reader {
 
     fn flatten(&mut self, path: String, value: Value) {
         let below = format!("{path}.");
-        let is_section = path != "kafka.properties" && KEYS.iter().any(|k| k.path.starts_with(&below));
+        let is_section = KEYS.iter().any(|k| k.path.starts_with(&below));
         match value {
-            Value::Table(table) if is_section => table.into_iter().for_each(|(name, value)| self.flatten(format!("{below}{name}"), value)),
+            Value::Table(table) if is_section => {
+                table.into_iter().for_each(|(name, value)| self.flatten(format!("{below}{}", unquoted(name)), value))
+            }
             other if is_section => self.mistake(&path, None, format!("given {}, expected a section: [{path}]", shown(&other))),
             other => {
                 self.given.insert(path, Given::File(other));
@@ -96,6 +93,11 @@ impl Reader {
     /// Notes a mistake.
     pub(super) fn mistake(&mut self, key: &str, variable: Option<&str>, message: String) {
         self.mistakes.push(Mistake { key: key.to_owned(), variable: variable.map(str::to_owned), message });
+    }
+
+    /// Whether a key was given at all.
+    pub(super) fn is_given(&self, path: &str) -> bool {
+        self.given.contains_key(path)
     }
 
     /// Notes a mistake if there is one.
@@ -245,7 +247,7 @@ impl Reader {
         let names: Vec<String> = self.given.keys().filter(|k| k.starts_with(&below)).cloned().collect();
         for full in names {
             let Some(Given::Variable(variable, text)) = self.given.remove(&full) else { continue };
-            let name = full.trim_start_matches(&below);
+            let name = full.strip_prefix(&below).unwrap_or(&full);
             let name = if name == "log_level" { name.to_owned() } else { name.replace('_', ".") };
             match OWNED_PROPERTIES.iter().find(|(n, _)| *n == name) {
                 Some((_, hint)) => self.mistake(&format!("{below}{name}"), Some(&variable), format!("this property is not free: {hint}")),
@@ -297,6 +299,11 @@ impl Reader {
         }
         self.mistakes
     }
+}
+
+/// A name in a path. One that holds a dot itself must not look like two levels: `"kafka.preset" = …` is no `kafka.preset`.
+fn unquoted(name: String) -> String {
+    if name.contains('.') { format!("{name:?}") } else { name }
 }
 
 /// A value as a message shows it: what it is, and itself when it is short.

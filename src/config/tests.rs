@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::time::Span;
+use proptest::strategy::Strategy;
 use std::io::Write as _;
 
 fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
@@ -88,11 +89,9 @@ fn every_key_reaches_its_place() {
     .unwrap();
     assert_eq!(config.kafka.bootstrap_servers, "a:1,b:2");
     assert_eq!(config.kafka.preset, Preset::EventHubs);
-    let properties = config.kafka.client_properties();
-    assert_eq!(properties["security.protocol"].expose(), "SASL_PLAINTEXT");
-    assert_eq!(properties["socket.timeout.ms"].expose(), "5000");
-    assert_eq!(properties["connections.max.idle.ms"].expose(), "180000");
-    assert_eq!(properties["bootstrap.servers"].expose(), "a:1,b:2");
+    let properties = config.kafka.exposed_properties();
+    assert_eq!(properties["security.protocol"], "SASL_PLAINTEXT");
+    assert_eq!(properties["socket.timeout.ms"], "5000");
     let input = Input {
         topics: vec!["one".into(), "two".into()],
         group_id: "g".into(),
@@ -243,6 +242,10 @@ fn every_wrong_value_is_refused_with_what_was_expected() {
         ),
         ("[output]\nformat = \"ocsf\"", "output.format: given \"ocsf\", which is not available yet; expected \"firstseen\""),
         ("[output]\ncreate_topics = \"yes\"", "output.create_topics: given \"yes\", expected true or false"),
+        (
+            "[kafka]\npreset = \"event-hubs\"\n[output]\ncreate_topics = true",
+            "output.create_topics: given true, but Event Hubs creates no topics over Kafka; expected false: create the event hubs in Azure",
+        ),
         ("[state]\nmode = \"cluster\"", "state.mode: given \"cluster\", which is not available yet; expected \"standalone\""),
         ("[state]\nsnapshot_interval = \"999ms\"", "state.snapshot_interval: given \"999ms\", expected at least \"1s\""),
         (
@@ -278,6 +281,8 @@ fn every_wrong_value_is_refused_with_what_was_expected() {
             "[[suppress]]\ndomain_suffix = \"example.com\"\nreason = \"ours\"",
             "suppress: suppression rules are not available yet; remove the [[suppress]] tables",
         ),
+        ("\"http.listen\" = \"x\"", "\"http.listen\": unknown key; the nearest known one is http.listen"),
+        ("[kafka]\n\"properties.x\" = 1", "kafka.\"properties.x\": unknown key; the nearest known one is kafka.properties"),
         ("surprise = 1", "surprise: unknown key; docs/configuration.md lists the known ones"),
     ] {
         assert_eq!(refused(text, &[]), [line], "{text}");
@@ -321,4 +326,35 @@ fn the_charts_configuration_is_accepted_with_what_the_chart_sets() {
     )
     .unwrap();
     assert_eq!(config.kafka.bootstrap_servers, "kafka:9092");
+}
+
+#[test]
+fn event_hubs_creates_no_topics() {
+    assert!(!load("[kafka]\npreset = \"event-hubs\"", &[]).unwrap().output.create_topics);
+    assert!(Config::default().output.create_topics);
+}
+
+proptest::proptest! {
+    /// Whatever stands in the file, the answer is a configuration or messages, never a panic.
+    #[test]
+    fn no_text_panics(section in "[a-z.\\[\\]]{0,12}", text in ".{0,200}", name in "FIRSTSEEN_[A-Z_]{0,30}") {
+        for text in [text.clone(), format!("[{section}]\n{text}"), format!("[{section}]\nx = {text:?}")] {
+            if let Err(e) = Config::parse(&text, [(name.clone(), text.clone())]) {
+                proptest::prop_assert!(!e.to_string().is_empty());
+            }
+        }
+    }
+
+    /// Every key takes or refuses every kind of value; a refusal names the key.
+    #[test]
+    fn no_value_panics(key in 0..keys::KEYS.len(), value in proptest::prop_oneof![
+        proptest::strategy::Just("{}".to_owned()), proptest::strategy::Just("[]".to_owned()), proptest::strategy::Just("1979-05-27".to_owned()),
+        proptest::prelude::any::<i64>().prop_map(|n| n.to_string()), proptest::prelude::any::<bool>().prop_map(|b| b.to_string()),
+        "[a-z0-9:. ]{0,20}".prop_map(|t| format!("{t:?}")), "[a-z]{1,5}".prop_map(|t| format!("[{t:?}, 1]")),
+    ]) {
+        let path = keys::KEYS[key].path;
+        if let Err(e) = Config::parse(&format!("{path} = {value}"), []) {
+            proptest::prop_assert!(e.to_string().contains(path.split('.').next_back().unwrap()), "{}", e);
+        }
+    }
 }

@@ -126,9 +126,21 @@ mod tests {
     fn the_time_is_the_envelopes_own_and_the_first() {
         let at = |text| Some(Ticks::parse(text).unwrap());
         for (line, bare, expected) in [
-            (r#"{"records":[{"time":"2026-01-02T03:04:05.1234567Z"},{"time":"2026-01-01T00:00:00Z"}]}"#, false, at("2026-01-02T03:04:05.1234567Z")),
-            (r#"{"time":"2000-01-01T00:00:00Z","records":[{"properties":{"time":"2001-01-01T00:00:00Z"},"time" : "2026-01-02T00:00:00Z"}]}"#, false, at("2026-01-02T00:00:00Z")),
-            (r#"{"properties":{"AdditionalFields":"{\"time\":\"2001-01-01T00:00:00Z\"}","p":"C:\\"},"time":"2026-01-02T00:00:00Z"}"#, true, at("2026-01-02T00:00:00Z")),
+            (
+                r#"{"records":[{"time":"2026-01-02T03:04:05.1234567Z"},{"time":"2026-01-01T00:00:00Z"}]}"#,
+                false,
+                at("2026-01-02T03:04:05.1234567Z"),
+            ),
+            (
+                r#"{"time":"2000-01-01T00:00:00Z","records":[{"properties":{"time":"2001-01-01T00:00:00Z"},"time" : "2026-01-02T00:00:00Z"}]}"#,
+                false,
+                at("2026-01-02T00:00:00Z"),
+            ),
+            (
+                r#"{"properties":{"AdditionalFields":"{\"time\":\"2001-01-01T00:00:00Z\"}","p":"C:\\"},"time":"2026-01-02T00:00:00Z"}"#,
+                true,
+                at("2026-01-02T00:00:00Z"),
+            ),
             (r#"{"records":[{"time":null},{"time":"soon"},{"time":"2026-01-02T00:00:00Z"}]}"#, false, at("2026-01-02T00:00:00Z")),
             (r#"{"records":[]}"#, false, None),
             (r#"{"records":[{"time":"2026-01-0"#, false, None),

@@ -24,9 +24,7 @@ impl Progress {
             return Progress { bar: ProgressBar::hidden() };
         }
         let (bar, template) = match total {
-            Some(total) => {
-                (ProgressBar::new(total), "{bar:30} {bytes}/{total_bytes}  {binary_bytes_per_sec}  {eta} left  {msg}")
-            }
+            Some(total) => (ProgressBar::new(total), "{bar:30} {bytes}/{total_bytes}  {binary_bytes_per_sec}  {eta} left  {msg}"),
             None => (ProgressBar::new_spinner(), "{spinner} {bytes}  {binary_bytes_per_sec}  {msg}"),
         };
         bar.set_style(ProgressStyle::with_template(template).expect("INV: the templates are constants that a test builds"));

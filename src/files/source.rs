@@ -1,6 +1,6 @@
 //! Lines of many files in the order of their arrival.
 //!
-//! Invariant: of each file only its next line is held, and no more than [`MOST_OPEN`] files are open: those that are not due
+//! Invariant: of each file only its next line is held, and no more than 128 files are open: those that are not due
 //! are opened to look at their first line, closed, and opened again when their turn comes. With one file left there is
 //! nothing to compare and nothing is looked at.
 
@@ -14,7 +14,8 @@ use super::reader::{LineReader, Place, Step};
 use super::{FileError, LINE_LIMIT, peek};
 use crate::time::Ticks;
 
-/// Files that overlap in time are open together, up to this many; of more, those due last are closed for the time being.
+/// Files that overlap in time are open together, up to this many; of more, those due last are closed for the time being. Going
+/// on in a closed one is a seek, but a compressed one must be decoded again up to its place: right, and slow.
 const MOST_OPEN: usize = 128;
 const ONE_FILE_BUFFER: usize = 1 << 20;
 const MERGE_BUFFER: usize = 128 << 10;

@@ -4,7 +4,7 @@
 use crate::detector::Settings;
 use crate::finding::severity::baseline_is_young;
 use crate::finding::{Change, ChangeKind};
-use crate::time::Ticks;
+use crate::time::{Span, Ticks};
 use std::fmt::Write as _;
 
 /// Characters of one value that a sentence shows.
@@ -21,12 +21,9 @@ pub fn reason(change: &Change, settings: &Settings) -> String {
             let first = match change.previous_seen {
                 Some(previous) => format!("for the first time since {}", minute(previous)),
                 None if baseline_is_young(change, settings) => {
-                    format!(
-                        "for the first time in the {} that have been observed",
-                        plain_span(change.first_seen.0.saturating_sub(change.observed_since.0))
-                    )
+                    format!("for the first time since observation began at {}", minute(change.observed_since))
                 }
-                None => format!("for the first time in {}", plain_span(settings.lookback.0)),
+                None => format!("for the first time in {}", plain_span(settings.lookback)),
             };
             match software(change) {
                 Some(software) => format!("{device} ran {software} and connected {first} to {remote}, which {contacted}."),
@@ -51,8 +48,8 @@ pub fn reason(change: &Change, settings: &Settings) -> String {
             )
         }
         ChangeKind::Closed => format!(
-            "The first {} of this connection is over: {device} connected {times} to {remote} from {} to {}; {}.",
-            plain_span(settings.new_within.0).trim_start_matches("1 "),
+            "No longer new after {}: {device} connected {times} to {remote} from {} to {}; {}.",
+            plain_span(settings.new_within),
             minute(change.first_seen),
             minute(change.last_seen),
             with_subject(&contacted)
@@ -64,7 +61,7 @@ pub fn reason(change: &Change, settings: &Settings) -> String {
             let _ = write!(
                 out,
                 " The event arrived more than {} late, so look back to {}.",
-                plain_span(settings.new_within.0),
+                plain_span(settings.new_within),
                 minute(change.first_seen)
             );
         }
@@ -162,7 +159,7 @@ fn remote(change: &Change) -> String {
 
 /// `only 1 device in the fleet contacted in 5 days`
 fn prevalence(change: &Change, settings: &Settings) -> String {
-    let window = plain_span(settings.prevalence_window.0);
+    let window = plain_span(settings.prevalence_window);
     match change.prevalence {
         0 => format!("no device in the fleet contacted in {window}"),
         n if n < u64::from(settings.prevalence_below) => format!("only {} in the fleet contacted in {window}", plural(n, "device")),
@@ -187,15 +184,14 @@ fn plural(n: u64, noun: &str) -> String {
     if n == 1 { format!("{n} {noun}") } else { format!("{n} {noun}s") }
 }
 
-/// `14 days`, `1 day`, `90 minutes`; spans of an odd length are rounded down to their largest unit.
-fn plain_span(ticks: i64) -> String {
-    for (unit, name) in [(864_000_000_000, "day"), (36_000_000_000, "hour"), (600_000_000, "minute"), (10_000_000, "second")] {
-        let n = ticks / unit;
-        if n >= 2 || (n == 1 && ticks % unit == 0) {
-            return plural(n.unsigned_abs(), name);
+/// `14 days`, `1 day`, `90 minutes`: in the largest unit that says it exactly.
+fn plain_span(span: Span) -> String {
+    for (unit, name) in [(Span::days(1), "day"), (Span::hours(1), "hour"), (Span::minutes(1), "minute"), (Span::seconds(1), "second")] {
+        if span.0 % unit.0 == 0 {
+            return plural((span.0 / unit.0).unsigned_abs(), name);
         }
     }
-    "moment".into()
+    plural((span.0 / 10_000).unsigned_abs(), "millisecond")
 }
 
 /// `2026-03-01 10:20 UTC`
@@ -231,7 +227,6 @@ pub(super) fn is_unsafe(c: char) -> bool {
 mod tests {
     use super::*;
     use crate::finding::json::tests::example;
-    use crate::time::Span;
 
     fn said(change: &Change) -> String {
         reason(change, &Settings::default())
@@ -253,7 +248,8 @@ mod tests {
         let young = Change { observed_since: example().first_seen.minus(Span::days(3)), ..example() };
         let text = said(&young);
         assert!(
-            text.contains("for the first time in the 3 days that have been observed to") && text.ends_with("may be older than it looks."),
+            text.contains("for the first time since observation began at 2026-02-26 10:20 UTC to")
+                && text.ends_with("may be older than it looks."),
             "{text}"
         );
     }
@@ -302,7 +298,7 @@ mod tests {
         );
         assert_eq!(
             said(&change(ChangeKind::Closed)),
-            "The first day of this connection is over: srv-sql-03.corp.example (server, Windows Server 2019) connected 12 times to 203.0.113.7:443 \
+            "No longer new after 1 day: srv-sql-03.corp.example (server, Windows Server 2019) connected 12 times to 203.0.113.7:443 \
              (update.acme.example) from 2026-03-01 10:20 UTC to 2026-03-01 12:20 UTC; only 1 device in the fleet contacted it in 5 days."
         );
     }
@@ -314,6 +310,15 @@ mod tests {
         let text = said(&change);
         assert!(text.starts_with(r"a\u{202e}b\u{1b}[2Jc\u{a} (server"), "{text}");
         assert!(text.chars().count() < 600 && text.contains("xxx…"));
+    }
+
+    #[test]
+    fn spans_are_said_exactly() {
+        for (span, said) in
+            [(Span::days(14), "14 days"), (Span::hours(24), "1 day"), (Span::hours(36), "36 hours"), (Span(2_500_000), "250 milliseconds")]
+        {
+            assert_eq!(plain_span(span), said);
+        }
     }
 
     #[test]

@@ -30,9 +30,27 @@ pub(crate) const SERVER: &[Row] = &[
     (MICROSOFT, WINDOWS, r"C:\ProgramData\Microsoft\Windows Defender\Platform\4.18.24090.11-0\MsMpEng.exe", "", "system"),
     (MICROSOFT, WINDOWS, r"C:\Program Files\Windows Defender Advanced Threat Protection\MsSense.exe", "", "system"),
     (MICROSOFT, WINDOWS, r"C:\Windows\System32\svchost.exe", r"-k NetworkService -p -s CryptSvc", "network service"),
-    (MICROSOFT, WINDOWS, r"C:\Windows\System32\WindowsPowerShell\v1.0\powershell.exe", r#"-NoProfile -File "D:\ops\Collect Inventory.ps1" -Target "all""#, "svc-ops"),
-    (MICROSOFT, "Microsoft SQL Server", r"C:\Program Files\Microsoft SQL Server\MSSQL16.MSSQLSERVER\MSSQL\Binn\sqlservr.exe", "-sMSSQLSERVER", "svc-sql"),
-    (MICROSOFT, "Internet Information Services", r"C:\Windows\System32\inetsrv\w3wp.exe", r#"-ap "DefaultAppPool" -v "v4.0" -l "webengine4.dll" -a \\.\pipe\iisipm1"#, "iis-pool"),
+    (
+        MICROSOFT,
+        WINDOWS,
+        r"C:\Windows\System32\WindowsPowerShell\v1.0\powershell.exe",
+        r#"-NoProfile -File "D:\ops\Collect Inventory.ps1" -Target "all""#,
+        "svc-ops",
+    ),
+    (
+        MICROSOFT,
+        "Microsoft SQL Server",
+        r"C:\Program Files\Microsoft SQL Server\MSSQL16.MSSQLSERVER\MSSQL\Binn\sqlservr.exe",
+        "-sMSSQLSERVER",
+        "svc-sql",
+    ),
+    (
+        MICROSOFT,
+        "Internet Information Services",
+        r"C:\Windows\System32\inetsrv\w3wp.exe",
+        r#"-ap "DefaultAppPool" -v "v4.0" -l "webengine4.dll" -a \\.\pipe\iisipm1"#,
+        "iis-pool",
+    ),
     ("VMware, Inc.", "VMware Tools", r"C:\Program Files\VMware\VMware Tools\vmtoolsd.exe", "-n vmusr", "system"),
     ("Google LLC", "Google Chrome", r"C:\Program Files (x86)\Google\Update\GoogleUpdate.exe", "/ua /installsource scheduler", "system"),
     ("Splunk Inc.", "Splunk Universal Forwarder", r"C:\Program Files\SplunkUniversalForwarder\bin\splunkd.exe", "service", "system"),
@@ -40,14 +58,38 @@ pub(crate) const SERVER: &[Row] = &[
 
 /// Programs of Windows workstations.
 pub(crate) const WORKSTATION: &[Row] = &[
-    (MICROSOFT, "Microsoft Edge", r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe", r#"--type=utility --utility-sub-type=network.mojom.NetworkService --lang=en-US --field-trial-handle="2048,i,1""#, "@"),
+    (
+        MICROSOFT,
+        "Microsoft Edge",
+        r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
+        r#"--type=utility --utility-sub-type=network.mojom.NetworkService --lang=en-US --field-trial-handle="2048,i,1""#,
+        "@",
+    ),
     (MICROSOFT, "Microsoft Teams", r"C:\Program Files\WindowsApps\MSTeams_24295.605.3225.8804_x64__8wekyb3d8bbwe\ms-teams.exe", "", "@"),
     (MICROSOFT, WINDOWS, r"C:\Windows\System32\svchost.exe", "-k netsvcs -p -s wuauserv", "system"),
-    ("Google LLC", "Google Chrome", r"C:\Program Files\Google\Chrome\Application\chrome.exe", r#"--type=utility --utility-sub-type=network.mojom.NetworkService --lang=de --service-sandbox-type=none"#, "@"),
+    (
+        "Google LLC",
+        "Google Chrome",
+        r"C:\Program Files\Google\Chrome\Application\chrome.exe",
+        r#"--type=utility --utility-sub-type=network.mojom.NetworkService --lang=de --service-sandbox-type=none"#,
+        "@",
+    ),
     (MICROSOFT, "Microsoft Office", r"C:\Program Files\Microsoft Office\root\Office16\OUTLOOK.EXE", "", "@"),
     (MICROSOFT, "Microsoft OneDrive", r"C:\Program Files\Microsoft OneDrive\OneDrive.exe", "/background", "@"),
-    ("Mozilla Corporation", "Firefox", r"C:\Program Files\Mozilla Firefox\firefox.exe", r#"-contentproc --channel="3440.1.1337" -parentBuildID 20260301"#, "@"),
-    ("Zoom Video Communications, Inc.", "Zoom Workplace", r"C:\Program Files\Zoom\bin\Zoom.exe", r#""--url=zoommtg://zoom.example/join?confno=1""#, "@"),
+    (
+        "Mozilla Corporation",
+        "Firefox",
+        r"C:\Program Files\Mozilla Firefox\firefox.exe",
+        r#"-contentproc --channel="3440.1.1337" -parentBuildID 20260301"#,
+        "@",
+    ),
+    (
+        "Zoom Video Communications, Inc.",
+        "Zoom Workplace",
+        r"C:\Program Files\Zoom\bin\Zoom.exe",
+        r#""--url=zoommtg://zoom.example/join?confno=1""#,
+        "@",
+    ),
     ("Adobe Inc.", "Adobe Acrobat", r"C:\Program Files\Adobe\Acrobat DC\Acrobat\AcroCEF\AcroCEF.exe", "--type=renderer", "@"),
     ("Slack Technologies, LLC", "Slack", r"C:\Program Files\Slack\slack.exe", "--type=utility", "@"),
 ];
@@ -55,7 +97,13 @@ pub(crate) const WORKSTATION: &[Row] = &[
 /// Programs of Macs: the company column holds a signing team.
 pub(crate) const MAC: &[Row] = &[
     ("", "", "/Applications/Safari.app/Contents/MacOS/Safari", "", "@"),
-    ("UBF8T346G9", "", "/Library/Application Support/Microsoft/MAU2.0/Microsoft AutoUpdate.app/Contents/MacOS/Microsoft Update Assistant", "--launchByAgent", "@"),
+    (
+        "UBF8T346G9",
+        "",
+        "/Library/Application Support/Microsoft/MAU2.0/Microsoft AutoUpdate.app/Contents/MacOS/Microsoft Update Assistant",
+        "--launchByAgent",
+        "@",
+    ),
     ("EQHXZ8M8AV", "", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome", "", "@"),
 ];
 
@@ -68,8 +116,26 @@ pub(crate) const LINUX: &[Row] = &[
 ];
 
 const MAKERS: &[&str] = &[
-    "Orvanta", "Halvorsen", "Tarnwood", "Kestrelis", "Brixmoor", "Lumenfold", "Varnholt", "Quillon", "Sablecrest", "Nordquell", "Pellworth",
-    "Ostrava", "Fernhill", "Cobaltine", "Meridax", "Thornbury", "Ardenholm", "Wexley", "Zephiron", "Glimmerworks",
+    "Orvanta",
+    "Halvorsen",
+    "Tarnwood",
+    "Kestrelis",
+    "Brixmoor",
+    "Lumenfold",
+    "Varnholt",
+    "Quillon",
+    "Sablecrest",
+    "Nordquell",
+    "Pellworth",
+    "Ostrava",
+    "Fernhill",
+    "Cobaltine",
+    "Meridax",
+    "Thornbury",
+    "Ardenholm",
+    "Wexley",
+    "Zephiron",
+    "Glimmerworks",
 ];
 const TRADES: &[(&str, &str, &str)] = &[
     ("Networks", "Network Monitor", "BusinessLayerHost"),
@@ -137,16 +203,32 @@ fn digest(path: &str) -> String {
 /// A pronounceable label of host names.
 pub(crate) fn word(number: u64) -> &'static str {
     const WORDS: &[&str] = &[
-        "amber", "birch", "cedar", "delta", "ember", "falcon", "garnet", "harbor", "indigo", "juniper", "kite", "lagoon", "maple", "nimbus", "opal",
-        "prairie", "quartz", "raven", "sierra", "tundra", "umber", "violet", "willow", "yonder", "zenith",
+        "amber", "birch", "cedar", "delta", "ember", "falcon", "garnet", "harbor", "indigo", "juniper", "kite", "lagoon", "maple",
+        "nimbus", "opal", "prairie", "quartz", "raven", "sierra", "tundra", "umber", "violet", "willow", "yonder", "zenith",
     ];
     WORDS.get(usize::try_from(number % 25).unwrap_or(0)).copied().unwrap_or("amber")
 }
 
 /// Host names that everybody talks to, the most popular first.
 pub(crate) const COMMON_HOSTS: &[&str] = &[
-    "login.microsoftonline.com", "settings-win.data.microsoft.com", "ctldl.windowsupdate.com", "fe3cr.delivery.mp.microsoft.com",
-    "outlook.office365.com", "teams.microsoft.com", "v10.events.data.microsoft.com", "winatp-gw-weu.microsoft.com", "www.google.com",
-    "clients2.google.com", "ocsp.digicert.com", "crl3.digicert.com", "graph.microsoft.com", "edge.microsoft.com", "config.teams.microsoft.com",
-    "go.microsoft.com", "slack.com", "zoom.us", "updates.splunk.com", "packages.vmware.com",
+    "login.microsoftonline.com",
+    "settings-win.data.microsoft.com",
+    "ctldl.windowsupdate.com",
+    "fe3cr.delivery.mp.microsoft.com",
+    "outlook.office365.com",
+    "teams.microsoft.com",
+    "v10.events.data.microsoft.com",
+    "winatp-gw-weu.microsoft.com",
+    "www.google.com",
+    "clients2.google.com",
+    "ocsp.digicert.com",
+    "crl3.digicert.com",
+    "graph.microsoft.com",
+    "edge.microsoft.com",
+    "config.teams.microsoft.com",
+    "go.microsoft.com",
+    "slack.com",
+    "zoom.us",
+    "updates.splunk.com",
+    "packages.vmware.com",
 ];

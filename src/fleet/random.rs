@@ -82,12 +82,9 @@ mod tests {
 
     #[test]
     fn the_generator_is_pinned() {
-        // A change here changes every fleet that anybody has named by its seed.
+        // Values of an independent implementation. A change here changes every fleet that anybody has named by its seed.
         let mut random = Random::new(1);
-        let first = [random.next(), random.next()];
-        let mut again = Random::new(1);
-        assert_eq!(first, [again.next(), again.next()]);
-        assert_ne!(first[0], Random::new(2).next());
+        assert_eq!([random.next(), random.next(), random.next()], [0x32d1_8d6c_50c3_ba66, 0x3c99_3c06_fee3_0e46, 0xdf05_1c2f_95be_6976]);
         assert!((0..1000).all(|_| random.below(10) < 10));
     }
 }

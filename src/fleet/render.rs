@@ -27,7 +27,16 @@ pub fn render_network(out: &mut Vec<u8>, arrival: Ticks, tenant: &str, event: &N
     }
     if padding {
         let n = hash(e.device_name);
-        raw(out, format_args!(",\"LocalIP\":\"10.{}.{}.{}\",\"LocalPort\":{}", n >> 8 & 63, n >> 16 & 255, n >> 24 & 127, 49_152 + salt % 16_000));
+        raw(
+            out,
+            format_args!(
+                ",\"LocalIP\":\"10.{}.{}.{}\",\"LocalPort\":{}",
+                n >> 8 & 63,
+                n >> 16 & 255,
+                n >> 24 & 127,
+                49_152 + salt % 16_000
+            ),
+        );
         out.extend_from_slice(b",\"Protocol\":\"Tcp\"");
     }
     string(out, ",\"RemoteUrl\":", e.remote_url);
@@ -51,7 +60,10 @@ pub fn render_network(out: &mut Vec<u8>, arrival: Ticks, tenant: &str, event: &N
     if padding {
         match e.account_name {
             "system" => string(out, ",\"InitiatingProcessAccountSid\":", "S-1-5-18"),
-            other => raw(out, format_args!(",\"InitiatingProcessAccountSid\":\"S-1-5-21-3439550418-2312797321-815996604-{}\"", 1000 + hash(other) % 9000)),
+            other => raw(
+                out,
+                format_args!(",\"InitiatingProcessAccountSid\":\"S-1-5-21-3439550418-2312797321-815996604-{}\"", 1000 + hash(other) % 9000),
+            ),
         }
     }
     string(out, ",\"InitiatingProcessFileName\":", e.file_name);
@@ -106,19 +118,30 @@ pub fn render_device(out: &mut Vec<u8>, arrival: Ticks, tenant: &str, info: &Dev
     }
     string(out, ",\"OSPlatform\":", info.os_platform);
     if padding {
-        out.extend_from_slice(if full { b",\"OSBuild\":20348,\"IsAzureADJoined\":false" } else { b",\"OSBuild\":null,\"IsAzureADJoined\":null" });
+        out.extend_from_slice(if full {
+            b",\"OSBuild\":20348,\"IsAzureADJoined\":false"
+        } else {
+            b",\"OSBuild\":null,\"IsAzureADJoined\":null"
+        });
         out.extend_from_slice(br#","LoggedOnUsers":"[{\"UserName\":\"svc-ops\",\"DomainName\":\"CORP\",\"Sid\":\"S-1-5-21-3439550418-2312797321-815996604-1105\"}]""#);
         out.extend_from_slice(b",\"RegistryDeviceTag\":null,\"OSVersion\":");
         out.extend_from_slice(if full { b"\"10.0\"" } else { b"null" });
-        raw(out, format_args!(",\"AdditionalFields\":null,\"AadDeviceId\":\"{:08x}-1f00-4269-a64b-{:012x}\"", n >> 32, n & 0xffff_ffff_ffff));
+        raw(
+            out,
+            format_args!(",\"AdditionalFields\":null,\"AadDeviceId\":\"{:08x}-1f00-4269-a64b-{:012x}\"", n >> 32, n & 0xffff_ffff_ffff),
+        );
         out.extend_from_slice(b",\"MergedDeviceIds\":\"\",\"MergedToDeviceId\":\"\",\"Vendor\":null,\"Model\":null,\"OnboardingStatus\":\"Onboarded\",\"DeviceCategory\":\"Endpoint\"");
     }
     string(out, ",\"DeviceType\":", info.device_type);
     if padding {
         string(out, ",\"DeviceSubtype\":", info.device_type);
         out.extend_from_slice(b",\"OSVersionInfo\":\"\",\"OSDistribution\":null,\"JoinType\":\"Domain Joined\",\"SensorHealthState\":\"Active\",\"IsInternetFacing\":null,");
-        out.extend_from_slice(b"\"IsExcluded\":false,\"ExclusionReason\":null,\"ExposureLevel\":\"Medium\",\"AssetValue\":null,\"DeviceDynamicTags\":null,");
-        out.extend_from_slice(b"\"MitigationStatus\":null,\"DeviceManualTags\":null,\"HardwareUuid\":null,\"AzureVmId\":null,\"AzureVmSubscriptionId\":null,");
+        out.extend_from_slice(
+            b"\"IsExcluded\":false,\"ExclusionReason\":null,\"ExposureLevel\":\"Medium\",\"AssetValue\":null,\"DeviceDynamicTags\":null,",
+        );
+        out.extend_from_slice(
+            b"\"MitigationStatus\":null,\"DeviceManualTags\":null,\"HardwareUuid\":null,\"AzureVmId\":null,\"AzureVmSubscriptionId\":null,",
+        );
         out.extend_from_slice(b"\"CloudPlatforms\":null,\"HostDeviceId\":null,\"ConnectivityType\":\"Streamlined\",\"AwsResourceName\":null,\"GcpFullResourceName\":null,");
         out.extend_from_slice(b"\"AzureResourceId\":null,\"IsTransient\":false,\"OsBuildRevision\":null");
     }
@@ -178,12 +201,19 @@ fn envelope(out: &mut Vec<u8>, arrival: Ticks, tenant: &str, category: &str) {
 
 /// A JSON document inside a JSON string, as Defender sends it.
 fn additional_fields(out: &mut Vec<u8>, salt: u64, file: u64) {
-    out.extend_from_slice(br#"{\"Tcp Flags\":0,\"Packet Size\":0,\"direction\":\"Out\",\"conn_state\":\"SF\",\"InitiatingProcessPosixEffectiveUser\":null,"#);
+    out.extend_from_slice(
+        br#"{\"Tcp Flags\":0,\"Packet Size\":0,\"direction\":\"Out\",\"conn_state\":\"SF\",\"InitiatingProcessPosixEffectiveUser\":null,"#,
+    );
     out.extend_from_slice(br#"\"InitiatingProcessPosixProcessGroup\":null,\"InitiatingProcessSignatureStatus\":\"Valid\",\"InitiatingProcessSignerType\":\"OsVendor\","#);
-    raw(out, format_args!("\\\"uid\\\":\\\"C{salt:016x}\\\",\\\"orig_bytes\\\":{},\\\"resp_bytes\\\":{},", salt % 90_000, salt >> 20 & 0xf_ffff));
+    raw(
+        out,
+        format_args!("\\\"uid\\\":\\\"C{salt:016x}\\\",\\\"orig_bytes\\\":{},\\\"resp_bytes\\\":{},", salt % 90_000, salt >> 20 & 0xf_ffff),
+    );
     out.extend_from_slice(br#"\"community_id\":\"1:"#);
     raw(out, format_args!("{:016x}{:016x}", mix(salt, 3), mix(salt, 4)));
-    out.extend_from_slice(br#"=\",\"InitiatingProcessParentSignatureStatus\":\"Valid\",\"InitiatingProcessParentSignerType\":\"OsVendor\",\"#);
+    out.extend_from_slice(
+        br#"=\",\"InitiatingProcessParentSignatureStatus\":\"Valid\",\"InitiatingProcessParentSignerType\":\"OsVendor\",\"#,
+    );
     raw(out, format_args!("\"ProcessPosixFileOwner\\\":{{\\\"Id\\\":{},\\\"Group\\\":{}}}", file % 1000, file >> 10 & 1023));
     out.extend_from_slice(br#",\"ja3\":\""#);
     raw(out, format_args!("{:016x}{:016x}", mix(file, 7), mix(file, 8)));

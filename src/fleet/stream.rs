@@ -129,6 +129,12 @@ impl TenantStream {
         &self.world.tenant
     }
 
+    /// Records that wait.
+    #[cfg(test)]
+    pub(crate) fn under_way(&self) -> usize {
+        self.pending.len()
+    }
+
     fn plant(&mut self, at: i64, implant: Implant, random: &mut Random) {
         let mut first_arrival = Ticks::MAX;
         for beacon in 0..i64::from(BEACONS) {
@@ -227,7 +233,11 @@ impl TenantStream {
 
     fn describe(&mut self) {
         let Some(Reverse((at, device))) = self.inventory.pop() else { return };
-        let hours = [1, 2, 4, 8, 24, 24].get((mix(self.world.seed ^ 0x2f, device.into()) % 6) as usize).copied().unwrap_or(24).max(self.inventory_hours);
+        let hours = [1, 2, 4, 8, 24, 24]
+            .get((mix(self.world.seed ^ 0x2f, device.into()) % 6) as usize)
+            .copied()
+            .unwrap_or(24)
+            .max(self.inventory_hours);
         self.inventory.push(Reverse((at + hours * HOUR + self.random.below(600_000_000).cast_signed(), device)));
         let partial = self.random.below(10) < 3;
         self.send(at, device, What::Inventory { partial });
@@ -241,13 +251,31 @@ impl TenantStream {
         let Some(d) = self.world.devices.get(device as usize) else { return };
         let random = &mut self.random;
         let what = match random.below(100) {
-            0..=11 => What::Connection { remote: Remote::Inside(random.below(200) as u32), process: self.world.process_for(d.kind, random), action: "ConnectionSuccess" },
-            12..=13 => What::Connection { remote: Remote::Mapped(random.below(200) as u32), process: self.world.process_for(d.kind, random), action: "ConnectionSuccess" },
-            14..=15 => What::Connection { remote: Remote::Loopback, process: self.world.process_for(d.kind, random), action: "ConnectionSuccess" },
-            16..=17 => What::Connection { remote: Remote::Nobody, process: self.world.process_for(d.kind, random), action: "ListeningConnectionCreated" },
+            0..=11 => What::Connection {
+                remote: Remote::Inside(random.below(200) as u32),
+                process: self.world.process_for(d.kind, random),
+                action: "ConnectionSuccess",
+            },
+            12..=13 => What::Connection {
+                remote: Remote::Mapped(random.below(200) as u32),
+                process: self.world.process_for(d.kind, random),
+                action: "ConnectionSuccess",
+            },
+            14..=15 => {
+                What::Connection { remote: Remote::Loopback, process: self.world.process_for(d.kind, random), action: "ConnectionSuccess" }
+            }
+            16..=17 => What::Connection {
+                remote: Remote::Nobody,
+                process: self.world.process_for(d.kind, random),
+                action: "ListeningConnectionCreated",
+            },
             _ if d.kind.is_settled() && random.chance(self.fresh_parts) => {
                 self.fresh += 1;
-                What::Connection { remote: Remote::Fresh(self.fresh), process: self.world.process_for(d.kind, random), action: "ConnectionSuccess" }
+                What::Connection {
+                    remote: Remote::Fresh(self.fresh),
+                    process: self.world.process_for(d.kind, random),
+                    action: "ConnectionSuccess",
+                }
             }
             action => {
                 let action = match (action, d.kind) {
@@ -360,6 +388,6 @@ impl TenantStream {
 
 /// Small numbers as a rule, 18 digits now and then: never to be read through a double.
 fn report_id(number: u64, nonce: u64) -> i64 {
-    let base = if nonce % 10 == 0 { 638_999_803_770_000_000 } else { 1_000 };
+    let base = if nonce.is_multiple_of(10) { 638_999_803_770_000_000 } else { 1_000 };
     base + i64::try_from(number).unwrap_or(0)
 }

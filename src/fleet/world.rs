@@ -98,7 +98,8 @@ impl World {
         let seed = mix(seed, 1000 + u64::from(number));
         let mut random = Random::new(seed);
         let (a, b) = (random.next(), random.next());
-        let tenant = format!("{:08x}-{:04x}-4{:03x}-8{:03x}-{:012x}", a >> 32, a >> 16 & 0xffff, a & 0xfff, b >> 48 & 0xfff, b & 0xffff_ffff_ffff);
+        let tenant =
+            format!("{:08x}-{:04x}-4{:03x}-8{:03x}-{:012x}", a >> 32, a >> 16 & 0xffff, a & 0xfff, b >> 48 & 0xfff, b & 0xffff_ffff_ffff);
         let domain = if number == 0 { "corp.example".to_owned() } else { format!("branch{number}.example") };
         let devices = devices.max(1);
         // Truncation is meant; a share outside 0 … 1 is brought inside.
@@ -145,7 +146,7 @@ impl World {
             }
             Kind::Workstation => {
                 *workstations += 1;
-                format!("{}-{workstations:05}.{domain}", if i % 3 == 0 { "lt" } else { "ws" })
+                format!("{}-{workstations:05}.{domain}", if i.is_multiple_of(3) { "lt" } else { "ws" })
             }
             Kind::Mac => {
                 *macs += 1;
@@ -182,7 +183,10 @@ impl World {
             let wanted = if vendor == 0 { 6 } else { 9 / (1 + random.below(9)) };
             let process = FIRST_NICHE + u16::try_from(vendor).expect("INV: at most MOST_VENDORS vendors");
             for _ in 0..wanted {
-                let Some(device) = hosts.get(scale(random.next(), hosts.len() as u64) as usize).and_then(|i| self.devices.get_mut(*i)) else { return };
+                let Some(device) = hosts.get(scale(random.next(), hosts.len() as u64) as usize).and_then(|i| self.devices.get_mut(*i))
+                else {
+                    return;
+                };
                 // Drawing one host twice only makes the vendor rarer.
                 if device.habits.iter().all(|h| h.process != process) {
                     device.habits.push(Habit { remote: Remote::Vendor(vendor * 2), process });

@@ -28,7 +28,9 @@ pub enum AdminError {
         topic: String,
     },
     /// The cluster refused to create it.
-    #[error("topic \"{topic}\" does not exist and Kafka refused to create it ({reason}): create it yourself and set output.create_topics = false, or allow CREATE for this client")]
+    #[error(
+        "topic \"{topic}\" does not exist and Kafka refused to create it ({reason}): create it yourself and set output.create_topics = false, or allow CREATE for this client"
+    )]
     Refused {
         /// The topic.
         topic: String,

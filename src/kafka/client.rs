@@ -99,7 +99,9 @@ pub enum ClientError {
         reason: String,
     },
     /// No broker answered.
-    #[error("no Kafka broker answered at kafka.bootstrap_servers = \"{bootstrap_servers}\" within {waited:?} ({reason}): check the address, the network and kafka.properties")]
+    #[error(
+        "no Kafka broker answered at kafka.bootstrap_servers = \"{bootstrap_servers}\" within {waited:?} ({reason}): check the address, the network and kafka.properties"
+    )]
     Unreachable {
         /// The configured addresses.
         bootstrap_servers: String,
@@ -196,8 +198,11 @@ impl KafkaSettings {
                     ("queued.max.messages.kbytes", &per_partition),
                     ("fetch.queue.backoff.ms", "10"),
                     ("fetch.error.backoff.ms", "100"),
-                    ("statistics.interval.ms", "1000"),
                 ]);
+                if role == Role::Consumer {
+                    // Where the logs end, for the lag.
+                    set(&[("statistics.interval.ms", "1000")]);
+                }
                 if event_hubs {
                     set(&[("session.timeout.ms", "30000")]);
                 }
@@ -233,6 +238,10 @@ impl KafkaSettings {
                     .set("enable.partition.eof", "true")
                     .set("partition.assignment.strategy", "range")
                     .set("group.protocol", "classic");
+                if role == Role::Reader {
+                    // Ours are written without transactions; another's open one must not hide them.
+                    config.set("isolation.level", "read_uncommitted");
+                }
             }
             Role::Producer => {
                 config.set("enable.idempotence", "true").set("acks", "all").set("delivery.report.only.error", "false");
@@ -357,7 +366,18 @@ impl Cluster {
     /// # Errors
     /// The settings are refused.
     pub fn new(settings: &KafkaSettings, patience: Duration) -> Result<Self, ClientError> {
-        let consumer = settings.client(Role::Metadata, 1, Logged::default())?;
+        Cluster::of(settings.config(Role::Metadata, 1)?, settings, patience)
+    }
+
+    /// Like [`new`](Cluster::new), but ends are those of everything that is written, also inside an open transaction.
+    pub(super) fn uncommitted(settings: &KafkaSettings, patience: Duration) -> Result<Self, ClientError> {
+        let mut config = settings.config(Role::Metadata, 1)?;
+        config.set("isolation.level", "read_uncommitted");
+        Cluster::of(config, settings, patience)
+    }
+
+    fn of(config: ClientConfig, settings: &KafkaSettings, patience: Duration) -> Result<Self, ClientError> {
+        let consumer = config.create_with_context(Logged::default()).map_err(client_error)?;
         Ok(Cluster { consumer, bootstrap_servers: settings.bootstrap_servers.clone(), patience })
     }
 
@@ -385,7 +405,8 @@ impl Cluster {
         })
     }
 
-    /// Where the partition's log starts and ends: the first offset that is there, and the offset of the next message to come.
+    /// Where the partition's log starts and ends: the first offset that is there, and the offset of the next message to come (or of the
+    /// first that an open transaction holds back, with the usual `isolation.level`).
     ///
     /// # Errors
     /// No broker answered in time, or access is refused.

@@ -5,21 +5,19 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::mem;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender};
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::base_consumer::PartitionQueue;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use rdkafka::types::RDKafkaRespErr;
 
-use super::client::{Cluster, Logged, Role, log_line};
+use super::client::{Cluster, Role};
+use super::group::{Context, Rebalance};
 use super::merge::{Merge, Step};
 use super::position::{NextOffset, PartitionId, PartitionTable, TopicPartition};
 use super::source::{Assigned, InputMessage, Shared, SourceConfig, SourceError, SourceEvent, Start};
@@ -34,104 +32,6 @@ const REPEAT: Duration = Duration::from_secs(5);
 /// Messages and bytes of one partition that are taken from librdkafka ahead of the merge.
 const QUEUED_MESSAGES: usize = 64;
 const QUEUED_BYTES: usize = 1 << 20;
-
-/// What the group decided.
-#[derive(Debug)]
-enum Rebalance {
-    Assign(Vec<TopicPartition>),
-    Revoke,
-}
-
-/// librdkafka's callbacks; all but the log run on the source's thread, inside a poll.
-struct Context {
-    log: Logged,
-    shared: Arc<Shared>,
-    rebalances: Mutex<Vec<Rebalance>>,
-    closing: AtomicBool,
-    commits_open: Mutex<usize>,
-    commit_failed: AtomicBool,
-}
-
-#[derive(serde::Deserialize)]
-struct Statistics {
-    topics: HashMap<String, TopicStatistics>,
-}
-
-#[derive(serde::Deserialize)]
-struct TopicStatistics {
-    partitions: HashMap<i32, PartitionStatistics>,
-}
-
-#[derive(serde::Deserialize)]
-struct PartitionStatistics {
-    hi_offset: i64,
-}
-
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log_line(level, facility, message);
-    }
-
-    fn stats_raw(&self, statistics: &[u8]) {
-        let Ok(statistics) = serde_json::from_slice::<Statistics>(statistics) else { return };
-        let mut ends = self.shared.ends();
-        for (topic, of) in statistics.topics {
-            for (partition, of) in of.partitions.into_iter().filter(|(_, of)| of.hi_offset >= 0) {
-                ends.insert(TopicPartition { topic: topic.clone(), partition }, NextOffset(of.hi_offset));
-            }
-        }
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.log.remember(&error, reason);
-    }
-}
-
-impl ConsumerContext for Context {
-    /// A revocation is confirmed here (a client that closes waits for that); an assignment is completed by the thread, which first
-    /// has to find out where each partition starts.
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, what: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
-        let assign = what == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
-        if assign && !self.closing.load(Ordering::Acquire) {
-            let partitions =
-                partitions.elements().iter().map(|e| TopicPartition { topic: e.topic().to_owned(), partition: e.partition() }).collect();
-            self.push(Rebalance::Assign(partitions));
-            return;
-        }
-        if let Err(error) = consumer.unassign() {
-            tracing::warn!(%error, "giving partitions back failed");
-        }
-        self.push(Rebalance::Revoke);
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        let mut open = self.commits_open.lock().unwrap_or_else(PoisonError::into_inner);
-        *open = open.saturating_sub(1);
-        if let Err(error) = result {
-            // The positions in the group are for people's tools: tried again with the next commit.
-            tracing::debug!(%error, "committing positions failed");
-            self.commit_failed.store(true, Ordering::Release);
-        }
-    }
-}
-
-impl Context {
-    fn push(&self, rebalance: Rebalance) {
-        self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).push(rebalance);
-    }
-
-    fn take_rebalances(&self) -> Vec<Rebalance> {
-        mem::take(&mut *self.rebalances.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn commits_open(&self) -> usize {
-        *self.commits_open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn commit_opened(&self) {
-        *self.commits_open.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-    }
-}
 
 /// The thread's ends of what it shares with its handle.
 pub(super) struct Consumption {
@@ -178,14 +78,7 @@ pub(super) struct Worker {
 impl Worker {
     /// Makes the consumer and subscribes; `partitions` is how many there are now.
     pub(super) fn new(config: SourceConfig, partitions: usize, io: Consumption) -> Result<Self, SourceError> {
-        let context = Context {
-            log: Logged::default(),
-            shared: Arc::clone(&io.shared),
-            rebalances: Mutex::default(),
-            closing: AtomicBool::new(false),
-            commits_open: Mutex::new(0),
-            commit_failed: AtomicBool::new(false),
-        };
+        let context = Context::new(Arc::clone(&io.shared));
         let mut consumer: BaseConsumer<Context> = config.settings.client(Role::Consumer, partitions, context)?;
         let wake = io.wake.0.clone();
         consumer.set_nonempty_callback(move || {
@@ -297,7 +190,9 @@ impl Worker {
         let mut all = Vec::new();
         for topic in &self.config.topics {
             match self.io.cluster.partitions(topic) {
-                Ok(Some(partitions)) => all.extend(partitions.into_iter().map(|partition| TopicPartition { topic: topic.clone(), partition })),
+                Ok(Some(partitions)) => {
+                    all.extend(partitions.into_iter().map(|partition| TopicPartition { topic: topic.clone(), partition }))
+                }
                 Ok(None) => return Ok(Err(SourceError::MissingTopic { topic: topic.clone() })),
                 Err(error) => return Ok(Err(error.into())),
             }
@@ -336,8 +231,10 @@ impl Worker {
             }
             assigned.push((of, position));
         }
-        let assigned: Vec<Assigned> =
-            assigned.into_iter().map(|(of, position)| Assigned { id: self.table.register(&of.topic, of.partition), of, position }).collect();
+        let assigned: Vec<Assigned> = assigned
+            .into_iter()
+            .map(|(of, position)| Assigned { id: self.table.register(&of.topic, of.partition), of, position })
+            .collect();
         let topics = &self.config.topics;
         self.merge.assign(assigned.iter().map(|a| (a.id, self.table.rank(a.id, topics), a.position)));
         if let Err(error) = self.take(&assigned) {
@@ -537,7 +434,9 @@ impl Worker {
                     self.merge.skip(id, low);
                     self.send(SourceEvent::Gap { partition: id, from, to: low })?;
                 }
-                Ok((_, high)) if from > high => return self.fatal(SourceError::PositionBeyondEnd { partition: of, stored: from, end: high }),
+                Ok((_, high)) if from > high => {
+                    return self.fatal(SourceError::PositionBeyondEnd { partition: of, stored: from, end: high });
+                }
                 Ok(_) => {}
                 Err(error) => {
                     self.out_of_range.insert(id);
@@ -566,7 +465,7 @@ impl Worker {
 
     /// Commits what changed. An idle partition is committed up to its log's end, also where no message is (markers of transactions).
     fn commit(&mut self) {
-        if self.consumer.context().commit_failed.swap(false, Ordering::AcqRel) {
+        if self.consumer.context().commit_failed() {
             self.committed.clear();
         }
         let ends = self.io.shared.ends().clone();
@@ -603,7 +502,7 @@ impl Worker {
         while self.consumer.context().commits_open() > 0 && Instant::now() < deadline {
             self.consumer.poll(TICK);
         }
-        self.consumer.context().closing.store(true, Ordering::Release);
+        self.consumer.context().close();
         self.lanes.clear();
         // Dropping the last reference closes the consumer.
         drop(self);

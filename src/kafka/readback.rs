@@ -27,7 +27,9 @@ pub enum ReadbackError {
         topic: String,
     },
     /// The topic holds less than was once written to it.
-    #[error("topic \"{topic}\" partition {partition} ends at {end}, but was written up to {wanted}: it was recreated or truncated; move the state directory away to start anew")]
+    #[error(
+        "topic \"{topic}\" partition {partition} ends at {end}, but was written up to {wanted}: it was recreated or truncated; move the state directory away to start anew"
+    )]
     BeyondEnd {
         /// The topic.
         topic: String,
@@ -98,7 +100,7 @@ pub fn read_to_end(
     patience: Duration,
     mut each: impl FnMut(Record<'_>),
 ) -> Result<BTreeMap<i32, NextOffset>, ReadbackError> {
-    let cluster = Cluster::new(settings, patience)?;
+    let cluster = Cluster::uncommitted(settings, patience)?;
     let partitions = cluster.partitions(topic)?.ok_or_else(|| ReadbackError::MissingTopic { topic: topic.to_owned() })?;
     let mut ends = BTreeMap::new();
     let mut unread = BTreeSet::new();

@@ -55,7 +55,9 @@ pub enum SinkError {
     #[error(transparent)]
     Client(#[from] ClientError),
     /// The message is larger than the producer or the topic takes.
-    #[error("a message is larger than topic \"{topic}\" takes: raise the topic's max.message.bytes and kafka.properties.\"message.max.bytes\"")]
+    #[error(
+        "a message is larger than topic \"{topic}\" takes: raise the topic's max.message.bytes and kafka.properties.\"message.max.bytes\""
+    )]
     TooLarge {
         /// The topic.
         topic: String,

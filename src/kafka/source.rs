@@ -160,7 +160,9 @@ pub enum SourceError {
         topic: String,
     },
     /// A stored position lies behind the partition's end.
-    #[error("{partition} ends at {end}, but was consumed up to {stored}: the topic was recreated or truncated; move the state directory away to start anew")]
+    #[error(
+        "{partition} ends at {end}, but was consumed up to {stored}: the topic was recreated or truncated; move the state directory away to start anew"
+    )]
     PositionBeyondEnd {
         /// The partition.
         partition: TopicPartition,
@@ -170,7 +172,9 @@ pub enum SourceError {
         end: NextOffset,
     },
     /// The order journal lists a partition that is no input any more.
-    #[error("the order journal lists {partition}, which is no partition of input.topics any more: add the topic again until its messages are in a snapshot")]
+    #[error(
+        "the order journal lists {partition}, which is no partition of input.topics any more: add the topic again until its messages are in a snapshot"
+    )]
     ReplayPartition {
         /// The partition, or its bare id when the table does not know it.
         partition: String,

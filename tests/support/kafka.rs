@@ -21,28 +21,28 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 /// How long anything that has to happen may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs until `done` gives something; panics with `what` when that takes longer than [`PATIENCE`].
-pub fn wait_for<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(value) = done() {
             return value;
         }
         assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain for {what}");
-        std::thread::yield_now();
+        std::thread::park_timeout(Duration::from_millis(5));
     }
 }
 
 /// The broker of this test binary.
-pub fn broker() -> &'static Broker {
+pub(crate) fn broker() -> &'static Broker {
     static BROKER: OnceLock<Broker> = OnceLock::new();
     BROKER.get_or_init(Broker::start)
 }
 
 /// A running broker and what it takes to stop, pause and restart it.
-pub struct Broker {
+pub(crate) struct Broker {
     dir: PathBuf,
     port: u16,
     process: Mutex<Option<Process>>,
@@ -56,7 +56,7 @@ struct Process {
 }
 
 /// A fresh name, so that tests do not see each other's topics.
-pub fn unique(name: &str) -> String {
+pub(crate) fn unique(name: &str) -> String {
     static COUNTER: AtomicUsize = AtomicUsize::new(0);
     format!("{name}-{}", COUNTER.fetch_add(1, Ordering::Relaxed))
 }
@@ -80,7 +80,11 @@ fn libs() -> PathBuf {
         let pom = Path::new(env!("CARGO_MANIFEST_DIR")).join("pom.xml");
         run(
             "copying Kafka's jars with Maven",
-            Command::new("mvn").args(["-q", "-B", "-f"]).arg(pom).arg("dependency:copy-dependencies").arg(format!("-DoutputDirectory={}", libs.display())),
+            Command::new("mvn")
+                .args(["-q", "-B", "-f"])
+                .arg(pom)
+                .arg("dependency:copy-dependencies")
+                .arg(format!("-DoutputDirectory={}", libs.display())),
         );
         File::create(complete).expect("target is writable");
     }
@@ -94,9 +98,10 @@ fn java(libs: &Path, main: &str) -> Command {
 }
 
 impl Broker {
-    fn start() -> Broker {
+    /// A broker of its own for a test that kills or pauses it; gone when it is dropped.
+    pub(crate) fn start() -> Broker {
         let libs = libs();
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kafka-{}", std::process::id()));
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique(&format!("kafka-{}", std::process::id())));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).expect("target is writable");
         // Both are held until both are known, so that they differ.
@@ -114,6 +119,7 @@ controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 log.dirs={dir}/data
 auto.create.topics.enable=false
+log.retention.ms=-1
 default.replication.factor=1
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=1
@@ -137,12 +143,12 @@ group.min.session.timeout.ms=1000
     }
 
     /// `host:port`.
-    pub fn bootstrap(&self) -> String {
+    pub(crate) fn bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
     /// Starts the broker that was killed, with its data.
-    pub fn resurrect(&self) {
+    pub(crate) fn resurrect(&self) {
         let log = self.dir.join("broker.log");
         let script = r#"dir=$1; shift
 "$@" >>"$dir/broker.log" 2>&1 &
@@ -176,27 +182,31 @@ wait
         });
     }
 
-    /// Kills the broker as a crash would (SIGKILL).
-    pub fn kill(&self) {
+    /// Kills the broker as a crash would (SIGKILL); its data stays.
+    pub(crate) fn kill(&self) {
         File::create(self.dir.join("keep")).expect("target is writable");
+        self.end();
+    }
+
+    fn end(&self) {
         let Some(mut process) = self.process.lock().unwrap().take() else { return };
         drop(process.lifeline);
         process.watcher.wait().expect("the watcher is our child");
     }
 
     /// Kills the broker and starts it again.
-    pub fn restart(&self) {
+    pub(crate) fn restart(&self) {
         self.kill();
         self.resurrect();
     }
 
     /// Stops the broker in its tracks (SIGSTOP): connections stay open and nothing answers.
-    pub fn pause(&self) {
+    pub(crate) fn pause(&self) {
         self.signal("-STOP");
     }
 
     /// Lets a paused broker go on.
-    pub fn resume(&self) {
+    pub(crate) fn resume(&self) {
         self.signal("-CONT");
     }
 
@@ -206,7 +216,7 @@ wait
     }
 
     /// Settings of a client of this broker.
-    pub fn settings(&self, group: &str) -> KafkaSettings {
+    pub(crate) fn settings(&self, group: &str) -> KafkaSettings {
         KafkaSettings {
             bootstrap_servers: self.bootstrap(),
             preset: Preset::Kafka,
@@ -219,7 +229,7 @@ wait
     }
 
     /// A new topic with a fresh name.
-    pub fn topic(&self, name: &str, partitions: u16) -> String {
+    pub(crate) fn topic(&self, name: &str, partitions: u16) -> String {
         let topic = unique(name);
         let admin = Admin::new(&self.settings("harness"), PATIENCE).unwrap();
         admin.ensure_topic(&topic, TopicSettings { partitions, retention: None, create: true }).unwrap();
@@ -231,7 +241,7 @@ wait
     }
 
     /// Deletes the partition's messages before `before`, as retention would.
-    pub fn delete_before(&self, topic: &str, partition: i32, before: i64) {
+    pub(crate) fn delete_before(&self, topic: &str, partition: i32, before: i64) {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, partition, Offset::Offset(before)).unwrap();
         let admin = self.admin();
@@ -239,17 +249,18 @@ wait
     }
 
     /// Gives the topic more partitions.
-    pub fn add_partitions(&self, topic: &str, to: usize) {
+    pub(crate) fn add_partitions(&self, topic: &str, to: usize) {
         let admin = self.admin();
         let results = runtime().block_on(admin.create_partitions([&NewPartitions::new(topic, to)], &AdminOptions::new())).unwrap();
         assert!(results.iter().all(Result::is_ok), "{results:?}");
     }
 
     /// Writes messages: (partition, timestamp in milliseconds, payload). Returns once all are acknowledged.
-    pub fn produce<'a>(&self, topic: &str, messages: impl IntoIterator<Item = (i32, i64, &'a [u8])>) {
+    pub(crate) fn produce<'a>(&self, topic: &str, messages: impl IntoIterator<Item = (i32, i64, &'a [u8])>) {
         let producer: BaseProducer =
             ClientConfig::new().set("bootstrap.servers", self.bootstrap()).set("acks", "all").set("linger.ms", "5").create().unwrap();
         for (partition, timestamp, payload) in messages {
+            assert!(timestamp > 0, "zero would mean the present");
             let mut record = BaseRecord::<(), [u8]>::to(topic).partition(partition).timestamp(timestamp).payload(payload);
             while let Err((error, back)) = producer.send(record) {
                 assert_eq!(error.rdkafka_error_code(), Some(rdkafka::types::RDKafkaErrorCode::QueueFull), "{error}");
@@ -263,4 +274,10 @@ wait
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().build().unwrap()
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.end();
+    }
 }

@@ -1,5 +1,6 @@
 //! Real components that integration tests share.
 
 #![allow(dead_code, reason = "each test binary uses its part of it")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-pub mod kafka;
+pub(crate) mod kafka;

@@ -1,0 +1,291 @@
+//! The service's deterministic middle: messages in consumed order → journal entries and messages to publish. No threads, clocks
+//! or I/O, so that a simulation can drive it.
+//!
+//! Invariants: INV-journal, every message and clock advance that the detector took stands in the journal bytes handed out
+//! before or with the changes that it caused; INV-once, while the journal is replayed, what already stands in an output topic is
+//! not published again.
+
+use crate::defender::batch::{Batch, Item};
+use crate::detector::{Detector, Settings};
+use crate::feed::{DeadLetter, Feed, Output};
+use crate::finding::json::{headers, key, to_json};
+use crate::finding::severity::Privileged;
+use crate::finding::{Change, FindingId};
+use crate::kafka::position::{NextOffset, PartitionId, PartitionTable};
+use crate::kafka::sink::Outgoing;
+use crate::state::journal::{Encoder, Entry};
+use crate::state::snapshot::Positions;
+use crate::time::Ticks;
+use std::collections::{HashSet, VecDeque};
+
+/// Where a message came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Its partition.
+    pub partition: PartitionId,
+    /// Its offset.
+    pub offset: i64,
+    /// The broker's timestamp.
+    pub timestamp: Option<Ticks>,
+}
+
+/// How changes and dead letters are written.
+#[derive(Clone, Debug)]
+pub struct Format {
+    /// Topic of findings.
+    pub findings_topic: String,
+    /// Topic of dead letters.
+    pub dead_letter_topic: String,
+    /// For the findings' form.
+    pub settings: Settings,
+    /// For the findings' form.
+    pub privileged: Privileged,
+}
+
+/// Names a dead letter for ever: topic, partition, offset, record.
+pub type DeadLetterKey = (String, i32, i64, Option<u32>);
+
+/// What the output topics hold already, from the snapshot's positions on.
+#[derive(Clone, Debug, Default)]
+pub struct Published {
+    /// Changes of findings.
+    pub changes: HashSet<(FindingId, u32)>,
+    /// Dead letters.
+    pub dead_letters: HashSet<DeadLetterKey>,
+}
+
+/// A message for the sink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publication {
+    /// The message; its token is the publisher's to give.
+    pub outgoing: Outgoing,
+    /// When the broker appended the record that caused it, for the latency metric; absent for changes that time brings.
+    pub appended: Option<Ticks>,
+}
+
+/// What a step of the task wants done, in this order: the journal's bytes written (and synced when something is to be
+/// published), then the publications.
+#[derive(Debug, Default)]
+pub struct Turnout {
+    /// Journal frames; empty while the journal is replayed.
+    pub journal: Vec<u8>,
+    /// To publish.
+    pub publications: Vec<Publication>,
+    /// Every change, also those that are published already, for the view.
+    pub changes: Vec<Change>,
+}
+
+impl Turnout {
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.journal.is_empty() && self.publications.is_empty() && self.changes.is_empty()
+    }
+}
+
+/// The task of one process that owns all partitions.
+#[derive(Debug)]
+pub struct Task {
+    feed: Feed,
+    format: Format,
+    partitions: PartitionTable,
+    positions: Positions,
+    encoder: Encoder,
+    /// What is left of the journal; `None` when what comes is live.
+    replay: Option<VecDeque<Entry>>,
+    published: Published,
+    /// Messages that were replayed.
+    pub replayed: u64,
+}
+
+/// Turns what the feed says into messages.
+struct Sorter<'a> {
+    format: &'a Format,
+    published: &'a Published,
+    source: Option<(&'a str, i32, i64)>,
+    appended: Option<Ticks>,
+    out: &'a mut Turnout,
+}
+
+impl Output for Sorter<'_> {
+    fn change(&mut self, change: Box<Change>) {
+        if !self.published.changes.contains(&(change.id, change.revision)) {
+            let headers = headers(&change).into_iter().map(|(name, value)| (name.to_owned(), value.into_bytes())).collect();
+            let payload = to_json(&change, &self.format.settings, &self.format.privileged).into_bytes();
+            let outgoing = Outgoing { topic: self.format.findings_topic.clone(), key: key(&change).into_bytes(), headers, payload, token: 0 };
+            self.out.publications.push(Publication { outgoing, appended: self.appended });
+        }
+        self.out.changes.push(*change);
+    }
+
+    fn dead_letter(&mut self, letter: DeadLetter<'_>) {
+        let (topic, partition, offset) = self.source.unwrap_or(("", 0, 0));
+        let name: DeadLetterKey = (topic.to_owned(), partition, offset, letter.index);
+        if self.published.dead_letters.contains(&name) {
+            return;
+        }
+        let mut headers = vec![
+            ("reason".to_owned(), letter.reason.as_str().as_bytes().to_vec()),
+            ("error".to_owned(), letter.error.as_bytes().to_vec()),
+            ("source-topic".to_owned(), topic.as_bytes().to_vec()),
+            ("source-partition".to_owned(), partition.to_string().into_bytes()),
+            ("source-offset".to_owned(), offset.to_string().into_bytes()),
+        ];
+        if let Some(index) = letter.index {
+            headers.push(("source-record".to_owned(), index.to_string().into_bytes()));
+        }
+        let key = format!("{topic}/{partition}/{offset}").into_bytes();
+        let outgoing = Outgoing { topic: self.format.dead_letter_topic.clone(), key, headers, payload: letter.raw.to_vec(), token: 0 };
+        self.out.publications.push(Publication { outgoing, appended: None });
+    }
+}
+
+impl Task {
+    /// A task that goes on from a state: `positions` and `detector` as the snapshot has them, `entries` as the journal has.
+    #[must_use]
+    pub fn new(detector: Detector, format: Format, positions: Positions, entries: Vec<Entry>, published: Published) -> Task {
+        let mut partitions = PartitionTable::new();
+        let in_journal = entries.iter().filter_map(|entry| match entry {
+            Entry::Run { topic, partition, .. } => Some((topic, *partition)),
+            Entry::Advance { .. } => None,
+        });
+        for (topic, partition) in positions.keys().map(|(topic, partition)| (topic, *partition)).chain(in_journal) {
+            partitions.register(topic, partition);
+        }
+        Task {
+            feed: Feed::new(detector),
+            format,
+            partitions,
+            positions,
+            encoder: Encoder::default(),
+            replay: Some(entries.into()),
+            published,
+            replayed: 0,
+        }
+    }
+
+    /// The detector, to read.
+    #[must_use]
+    pub fn detector(&self) -> &Detector {
+        &self.feed.detector
+    }
+
+    /// The detector, to copy a snapshot from.
+    pub fn detector_mut(&mut self) -> &mut Detector {
+        &mut self.feed.detector
+    }
+
+    /// What became of records since the last call.
+    pub fn take_tally(&mut self) -> crate::feed::Tally {
+        std::mem::take(&mut self.feed.tally)
+    }
+
+    /// Ids of partitions, as the source is to use them.
+    #[must_use]
+    pub fn partitions(&self) -> &PartitionTable {
+        &self.partitions
+    }
+
+    /// Where each partition goes on.
+    #[must_use]
+    pub fn positions(&self) -> &Positions {
+        &self.positions
+    }
+
+    /// The source owns this partition and goes on at `position`; known partitions keep what the task consumed itself.
+    pub fn assigned(&mut self, topic: &str, partition: i32, position: NextOffset) {
+        self.partitions.register(topic, partition);
+        self.positions.entry((topic.to_owned(), partition)).or_insert(position.0);
+    }
+
+    /// Messages of the partition up to `to` are gone.
+    pub fn skipped_to(&mut self, partition: PartitionId, to: NextOffset) {
+        if let Some(of) = self.partitions.get(partition) {
+            let at = self.positions.entry((of.topic.clone(), of.partition)).or_insert(to.0);
+            *at = to.0.max(*at);
+        }
+    }
+
+    /// Whether the journal is still being replayed.
+    #[must_use]
+    pub fn is_replaying(&self) -> bool {
+        self.replay.is_some()
+    }
+
+    /// Takes decoded messages in consumed order; `origins` by the batch's source tags.
+    pub fn batch(&mut self, batch: &Batch, origins: &[Origin], out: &mut Turnout) {
+        let mut origin = None;
+        for item in batch.items() {
+            if let Item::Message { source } = item {
+                origin = usize::try_from(source).ok().and_then(|n| origins.get(n)).copied();
+                if let Some(origin) = origin {
+                    self.begin_message(origin, out);
+                }
+            }
+            let of = origin.and_then(|o| Some((self.partitions.get(o.partition)?, o.offset)));
+            let source = of.map(|(of, offset)| (of.topic.as_str(), of.partition, offset));
+            let appended = origin.and_then(|o| o.timestamp);
+            self.feed.item(item, &mut Sorter { format: &self.format, published: &self.published, source, appended, out });
+        }
+        out.journal.append(&mut self.encoder.take_frame());
+    }
+
+    fn begin_message(&mut self, origin: Origin, out: &mut Turnout) {
+        let Some(of) = self.partitions.get(origin.partition).cloned() else { return };
+        let next = NextOffset::after(origin.offset);
+        match self.replay.take() {
+            Some(mut entries) => {
+                self.replayed += 1;
+                // Runs that are finished (or whose messages are gone) and the advances between them come first.
+                while let Some(entry) = entries.pop_front() {
+                    match entry {
+                        Entry::Advance { tenant, to } => self.replay_advance(&tenant, to, out),
+                        Entry::Run { topic, partition, upto } => {
+                            if topic == of.topic && partition == of.partition && origin.offset < upto {
+                                if next.0 < upto {
+                                    entries.push_front(Entry::Run { topic, partition, upto });
+                                }
+                                break;
+                            }
+                        }
+                    }
+                }
+                self.replay = Some(entries);
+            }
+            None => self.encoder.message(&of.topic, of.partition, next.0),
+        }
+        match self.positions.get_mut(&(of.topic.clone(), of.partition)) {
+            Some(position) => *position = next.0,
+            None => drop(self.positions.insert((of.topic, of.partition), next.0)),
+        }
+    }
+
+    fn replay_advance(&mut self, tenant: &str, to: Ticks, out: &mut Turnout) {
+        self.feed.advance(tenant, to, &mut Sorter { format: &self.format, published: &self.published, source: None, appended: None, out });
+    }
+
+    /// The source has delivered all that the journal lists: what comes now is live.
+    pub fn replay_done(&mut self, out: &mut Turnout) {
+        for entry in self.replay.take().unwrap_or_default() {
+            if let Entry::Advance { tenant, to } = entry {
+                self.replay_advance(&tenant, to, out);
+            }
+        }
+        self.published = Published::default();
+    }
+
+    /// Moves the arrival clock of every tenant that is behind `to`: the input is idle.
+    pub fn idle(&mut self, to: Ticks, out: &mut Turnout) {
+        let behind: Vec<String> = self.feed.detector.clocks().filter(|(_, clock)| *clock < to).map(|(tenant, _)| tenant.to_owned()).collect();
+        for tenant in behind {
+            self.encoder.advance(&tenant, to);
+            self.replay_advance(&tenant, to, out);
+        }
+        out.journal.append(&mut self.encoder.take_frame());
+    }
+
+    /// A new segment begins: its entries name their partitions anew.
+    pub fn begin_segment(&mut self) {
+        self.encoder = Encoder::default();
+    }
+}
