@@ -150,7 +150,10 @@ impl ChangeModel {
         life.written = None;
         life.revision += 1;
         let kind = if now >= life.ends { ChangeKind::Closed } else { ChangeKind::Retracted };
-        let first = life.ends.minus(self.settings.new_within);
+        // What ended it may have moved its first event, too, if that is still of its first day.
+        let in_time = self.rows.first_after(&key, now.minus(self.settings.new_within));
+        let first = in_time.map_or(life.ends.minus(self.settings.new_within), |t| t.min(life.ends.minus(self.settings.new_within)));
+        life.ends = first.plus(self.settings.new_within);
         let (count, last) = self.rows.since(&key, first);
         let (prevalence, urls) = self.rows.destination(&key.1, now);
         let row = Row { count, prevalence, urls, first, last, vendors: BTreeMap::new() };

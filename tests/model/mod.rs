@@ -220,9 +220,14 @@ impl Model {
         self.times(key).filter(|t| *t >= first).fold((0, Ticks::MIN), |(n, last), t| (n + 1, last.max(t)))
     }
 
-    /// The key's last qualifying row before `first`.
-    pub(crate) fn previous(&self, key: &Key, first: Ticks) -> Option<Ticks> {
-        self.times(key).filter(|t| *t < first).max()
+    /// The key's first qualifying row later than `t`.
+    pub(crate) fn first_after(&self, key: &Key, t: Ticks) -> Option<Ticks> {
+        self.times(key).filter(|row| *row > t).min()
+    }
+
+    /// Whether the key has a qualifying row at `t`, before `first`.
+    pub(crate) fn has_before(&self, key: &Key, first: Ticks, t: Ticks) -> bool {
+        t < first && self.times(key).any(|row| row == t)
     }
 
     fn times(&self, key: &Key) -> impl Iterator<Item = Ticks> {

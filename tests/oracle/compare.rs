@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use firstseen::defender::Record;
-use firstseen::detector::{Detector, Effect, Settings};
+use firstseen::detector::{Detector, Effect, Settings, Tracked};
 use firstseen::finding::{Change, ChangeKind, FindingId};
 use firstseen::time::{Span, Ticks};
 
@@ -114,6 +114,8 @@ pub(crate) fn row_of(change: &Change) -> Row {
 struct Tenant {
     model: ChangeModel,
     open: Open,
+    /// Open findings beyond the query.
+    late: Open,
     /// Which finding a candidate's life is, and the other way.
     ids: HashMap<(Key, u32), FindingId>,
     lives: HashMap<FindingId, (Key, u32)>,
@@ -123,7 +125,18 @@ struct Tenant {
 
 /// Feeds `records` to a fresh detector and to the model. The error is the first difference, with all that is needed to look into it.
 pub(crate) fn run(records: &[Owned], settings: &Settings, seed: u64) -> Result<Tally, String> {
-    judge(&mut Detector::new(settings.clone()), records, settings, seed)
+    let mut detector = Detector::new(settings.clone());
+    let tally = judge(&mut detector, records, settings, seed)?;
+    // Nothing is kept for ever: when every window is over, so is the state.
+    let clocks: Vec<(String, Ticks)> = detector.clocks().map(|(tenant, clock)| (tenant.to_owned(), clock)).collect();
+    let mut effects = Vec::new();
+    for (tenant, clock) in clocks {
+        detector.advance(&tenant, clock.plus(Span::days(30)), &mut effects);
+    }
+    match (effects.is_empty(), detector.tracked()) {
+        (true, tracked) if tracked == Tracked::default() => Ok(tally),
+        (_, tracked) => Err(format!("46 days after the last record there is still {tracked:?}, and {effects:?} was said")),
+    }
 }
 
 /// As [`run`], for any subject.
@@ -136,6 +149,7 @@ pub(crate) fn judge(detector: &mut impl Subject, records: &[Owned], settings: &S
         let tenant = tenants.entry(owned.tenant).or_insert_with(|| Tenant {
             model: ChangeModel::new(settings.clone()),
             open: Open::default(),
+            late: Open::default(),
             ids: HashMap::new(),
             lives: HashMap::new(),
             revisions: HashMap::new(),
@@ -177,8 +191,8 @@ pub(crate) fn judge(detector: &mut impl Subject, records: &[Owned], settings: &S
             tenant.check(&expected, &effects, None, &mut tally).map_err(|e| format!("at the end, {name}, time up to {to}: {e}"))?;
             tenant.check_answer(to, settings, &mut tally)?;
         }
-        if !tenant.open.rows.is_empty() {
-            return Err(format!("findings are open 16 days after the last record: {:?}", tenant.open.rows));
+        if !tenant.open.rows.is_empty() || !tenant.late.rows.is_empty() {
+            return Err(format!("findings are open 16 days after the last record: {:?} {:?}", tenant.open.rows, tenant.late.rows));
         }
     }
     Ok(tally)
@@ -201,6 +215,9 @@ impl Tenant {
         for change in &changes {
             self.check_sequence(change)?;
             tally.count(change);
+            if change.late {
+                self.late.apply(change)?;
+            }
         }
         let got: Vec<&Change> = changes.into_iter().filter(|change| !change.late).collect();
         let listing = || {
@@ -257,11 +274,12 @@ impl Tenant {
             (Some(id), Some(of)) if id == change.id && of == life => {}
             other => return Err(format!("finding {} is life {life:?}, but known is {other:?}", change.id)),
         }
+        // Rows that were already out of the lookback when they came are in no window, and need not be known.
         if let Some(previous) = change.previous_seen
             && expected.kind == ChangeKind::Opened
-            && self.model.rows.previous(&expected.key, expected.row.first) != Some(previous)
+            && !self.model.rows.has_before(&expected.key, expected.row.first, previous)
         {
-            return Err(format!("previous_seen {previous} is not the row before the first: {change:?}"));
+            return Err(format!("previous_seen {previous} is no row before the first: {change:?}"));
         }
         Ok(())
     }
@@ -278,6 +296,12 @@ impl Tenant {
                     == (open.count, open.prevalence, &open.urls, open.first, open.last)
             })
         };
+        // A late finding is one that the query never shows.
+        for (key, (id, row)) in &self.late.rows {
+            if answer.contains_key(key) || row.first.plus(settings.new_within) > now {
+                return Err(format!("{id} of {key:?} is open as late, but the query can show it: {row:?}"));
+            }
+        }
         // With an update interval the values may lag; the change model says by how much.
         if keys_equal && (settings.update_interval > Span::ZERO || values_equal()) {
             return Ok(());

@@ -54,15 +54,7 @@ fn nothing_but_the_input_decides() {
         for (hash_seed, batch) in [(1, 1), (2, 7), (u64::MAX, 100), (0x5EED, usize::MAX)] {
             for spare in [None, Some(Rng::new(seed ^ hash_seed))] {
                 let what = format!("seed {seed}, hash seed {hash_seed}, batches of {batch}, extra advances {}", spare.is_some());
-                let again = effects(
-                    {
-                        let _ = hash_seed;
-                        Detector::new(settings.clone())
-                    },
-                    &records,
-                    batch,
-                    spare,
-                );
+                let again = effects(Detector::with_hash_seed(settings.clone(), hash_seed), &records, batch, spare);
                 let differs = first.iter().zip(&again).position(|(a, b)| a != b);
                 assert!(
                     differs.is_none() && first.len() == again.len(),

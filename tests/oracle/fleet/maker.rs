@@ -3,6 +3,8 @@
 //! Each method adds one kind of spite; together they cross every threshold of the query both ways. What a record is, and the
 //! order of the whole fleet, is the business of the parent.
 
+use std::collections::HashSet;
+
 use firstseen::time::{Span, Ticks};
 
 use super::{Device, Network, Owned, Rng, Row, Shape, start};
@@ -13,11 +15,12 @@ pub(super) struct Maker {
     tenant: &'static str,
     records: Vec<Owned>,
     next_report: i64,
+    identities: HashSet<(String, i64, Ticks)>,
 }
 
 impl Maker {
     pub(super) fn new(rng: Rng, shape: Shape, tenant: &'static str) -> Maker {
-        Maker { rng, shape, tenant, records: Vec::new(), next_report: 1 }
+        Maker { rng, shape, tenant, records: Vec::new(), next_report: 1, identities: HashSet::new() }
     }
 
     pub(super) fn into_records(self) -> Vec<Owned> {
@@ -184,14 +187,17 @@ impl Maker {
     ) -> Network {
         // ReportIds repeat at other times, or are missing: only with id and time they name an event.
         self.next_report += 1;
-        let report_id = if self.next_report % 11 == 0 { 0 } else { self.next_report / 2 * 2 + 100_000_000_000_000_000 };
+        let device_id = self.device_id(name, timestamp);
+        let shared = if self.next_report % 11 == 0 { 0 } else { self.next_report / 2 * 2 + 100_000_000_000_000_000 };
+        let taken = !self.identities.insert((device_id.clone(), shared, timestamp));
+        let report_id = if taken { self.next_report + 200_000_000_000_000_000 } else { shared };
         let url = match self.rng.below(6) {
             0..3 => String::new(),
             n => format!("u{}.example", (ip + n) % 7),
         };
         Network {
             timestamp,
-            device_id: self.device_id(name, timestamp),
+            device_id,
             device_name: device_name(name),
             report_id,
             action,
