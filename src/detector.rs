@@ -221,6 +221,12 @@ impl Detector {
         self.tenants.iter().map(|t| (&*t.name, t.clock))
     }
 
+    /// Since when a tenant is observed: the arrival clock at its first record.
+    #[must_use]
+    pub fn observed_since(&self, tenant: &str) -> Option<Ticks> {
+        self.find_tenant(tenant).and_then(|id| self.tenants.get(id as usize)).map(|t| t.observed_since)
+    }
+
     /// How many rows are tracked.
     #[must_use]
     pub fn tracked(&self) -> Tracked {

@@ -3,6 +3,7 @@
 //! `ARCHITECTURE.md` is the map of the modules and their invariants.
 
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod defender;
 pub mod detector;

@@ -91,6 +91,13 @@ impl Default for Shared {
     }
 }
 
+impl Shared {
+    /// Asks for a drain: no more input, a last snapshot, everything acknowledged, positions committed.
+    pub fn request_stop(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+}
+
 /// A running service.
 #[derive(Debug)]
 pub struct Service {
@@ -126,11 +133,6 @@ impl Service {
         Ok(Service { shared, outcome, thread: Some(thread) })
     }
 
-    /// Asks for a drain: no more input, a last snapshot, everything acknowledged, positions committed.
-    pub fn stop(&self) {
-        self.shared.stop.store(true, Ordering::Release);
-    }
-
     /// How it ended, once it has.
     #[must_use]
     pub fn ended(&self, within: Duration) -> Option<Result<(), ServiceError>> {
@@ -140,7 +142,7 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        self.stop();
+        self.shared.request_stop();
         if let Some(thread) = self.thread.take() {
             // A panic there has been reported on stderr.
             let _ = thread.join();

@@ -8,7 +8,7 @@ use crate::defender::batch::Batch;
 use crate::defender::decode::{Decoder, Limits};
 use crate::host_clock;
 use crate::kafka::position::NextOffset;
-use crate::kafka::source::{SourceError, SourceEvent, SourceHandle};
+use crate::kafka::source::{SourceEvent, SourceHandle};
 use crate::metrics::{Outcome, Tracked};
 use crate::stage::Outlet;
 use crate::state::Store;
