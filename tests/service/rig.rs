@@ -24,6 +24,8 @@ pub(crate) const PARTITIONS: i32 = 4;
 pub(crate) struct Message {
     pub(crate) partition: i32,
     pub(crate) timestamp: i64,
+    /// Greatest envelope time in it, in milliseconds.
+    pub(crate) arrival: i64,
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -50,8 +52,9 @@ pub(crate) fn fleet() -> &'static [Message] {
         let messages: Vec<Message> = fleet
             .by_ref()
             .map(|message| {
-                last = (message.arrival.0 / 10_000).max(last + 1);
-                Message { partition: (random() % PARTITIONS as u64) as i32, timestamp: last, bytes: message.bytes }
+                let arrival = message.arrival.0 / 10_000;
+                last = arrival.max(last + 1);
+                Message { partition: (random() % PARTITIONS as u64) as i32, timestamp: last, arrival, bytes: message.bytes }
             })
             .collect();
         assert!(Ticks(last * 10_000) < start.plus(span).plus(Span::minutes(1)), "timestamps stay arrivals");
@@ -110,7 +113,7 @@ impl Rig {
             findings: unique(&format!("{name}-findings")),
             dead_letters: unique(&format!("{name}-dead")),
             group: unique(&format!("{name}-group")),
-            bootstrap: String::new(),
+            bootstrap: "127.0.0.1:9092".to_owned(),
             more: Vec::new(),
             environment: Vec::new(),
             runs: std::cell::Cell::new(0),

@@ -133,6 +133,14 @@ impl Process {
         })
     }
 
+    /// Waits until `/readyz` says 200 and the arrival clock has reached this instant (milliseconds); gives the metrics of that moment.
+    pub(crate) fn reached(&mut self, arrival: i64) -> Metrics {
+        self.wait_for(&format!("the arrival clock to reach {arrival}"), |p| {
+            let metrics = p.metrics().filter(|m| m.sum("firstseen_arrival_clock_seconds") >= arrival as f64 / 1e3)?;
+            (p.get("/readyz")?.0 == 200).then_some(metrics)
+        })
+    }
+
     /// Resident memory in bytes.
     pub(crate) fn resident(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
