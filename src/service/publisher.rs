@@ -75,6 +75,8 @@ pub(super) struct Publisher<P> {
 
 /// Work that is taken together before a sync.
 const GROUP: usize = 256;
+/// Bytes of publications with which a group is closed: what is taken waits in memory while the brokers are slow.
+const GROUP_BYTES: usize = 4 << 20;
 
 impl<P: Publish> Publisher<P> {
     pub(super) fn new(store: Store, journal: Box<dyn DiskFile>, sink: P, metrics: Arc<Metrics>, output: Positions, work: Receiver<Work>) -> Self {
@@ -126,7 +128,7 @@ impl<P: Publish> Publisher<P> {
     fn group(&mut self, first: Work) -> Result<(), ServiceError> {
         let mut publications = Vec::new();
         let mut next = Some(first);
-        let mut taken = 0;
+        let (mut taken, mut bytes) = (0, 0);
         while let Some(work) = next {
             match work {
                 Work::Step { journal, publications: more } => {
@@ -134,6 +136,7 @@ impl<P: Publish> Publisher<P> {
                         self.journal.write_all(&journal).map_err(ServiceError::Journal)?;
                         self.unsynced = true;
                     }
+                    bytes += more.iter().map(|p| p.outgoing.payload.len()).sum::<usize>();
                     publications.extend(more);
                 }
                 Work::Rotate { segment, fence } => {
@@ -147,7 +150,7 @@ impl<P: Publish> Publisher<P> {
                 }
             }
             taken += 1;
-            next = if taken < GROUP { self.work.try_recv().ok() } else { None };
+            next = if taken < GROUP && bytes < GROUP_BYTES { self.work.try_recv().ok() } else { None };
         }
         self.publish(&mut publications)
     }

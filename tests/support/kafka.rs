@@ -16,7 +16,7 @@ use firstseen::kafka::admin::{Admin, TopicSettings};
 use firstseen::kafka::client::{KafkaSettings, Preset};
 use firstseen::kafka::cluster::Cluster;
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -233,9 +233,22 @@ wait
     /// A new topic with a fresh name.
     pub(crate) fn topic(&self, name: &str, partitions: u16) -> String {
         let topic = unique(name);
-        let admin = Admin::new(&self.settings("harness"), PATIENCE).unwrap();
-        admin.ensure_topic(&topic, TopicSettings { partitions, retention: None, create: true }).unwrap();
+        self.topic_named(&topic, partitions);
         topic
+    }
+
+    /// A new topic of this name.
+    pub(crate) fn topic_named(&self, topic: &str, partitions: u16) {
+        let admin = Admin::new(&self.settings("harness"), PATIENCE).unwrap();
+        admin.ensure_topic(topic, TopicSettings { partitions, retention: None, create: true }).unwrap();
+    }
+
+    /// Sets one of the topic's properties; all others go back to the broker's.
+    pub(crate) fn set(&self, topic: &str, key: &str, value: &str) {
+        let admin = self.admin();
+        let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(key, value);
+        let results = runtime().block_on(admin.alter_configs([&change], &AdminOptions::new())).unwrap();
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
     }
 
     fn admin(&self) -> AdminClient<DefaultClientContext> {
