@@ -6,9 +6,12 @@ pub mod batch;
 pub mod decode;
 pub mod event;
 mod fault;
+mod lanes;
+mod packed;
 pub mod reason;
 mod row;
 mod scan;
+mod token;
 
 pub use batch::{Batch, Item};
 pub use decode::{Decoder, Limits, Sink};

@@ -221,6 +221,12 @@ impl Detector {
         self.tenants.iter().map(|t| (&*t.name, t.clock))
     }
 
+    /// Since when a tenant is observed: the arrival clock at its first record.
+    #[must_use]
+    pub fn observed_since(&self, tenant: &str) -> Option<Ticks> {
+        self.find_tenant(tenant).and_then(|id| self.tenants.get(id as usize)).map(|t| t.observed_since)
+    }
+
     /// How many rows are tracked.
     #[must_use]
     pub fn tracked(&self) -> Tracked {
@@ -591,33 +597,50 @@ impl Detector {
     }
 
     fn write(&mut self, tenant: u32, id: u32, kind: ChangeKind, cause: &'static str, now: Ticks, effects: &mut Vec<Effect>) {
-        let (tenant_name, observed_since) = self.tenants.get(tenant as usize).map_or(("", now), |t| (&*t.name, t.observed_since));
+        let row = self.candidates.row(id);
+        let (finding_id, revision) = match &row.finding {
+            Some(finding) => (finding.id, finding.revision + 1),
+            None => {
+                let tenant = self.tenants.get(tenant as usize).map_or("", |t| &t.name);
+                let ip = &self.destinations.rows.row(row.destination).ip;
+                (finding_id(tenant, &self.devices.rows.row(row.device).name, ip, port_of(row.port), now), 1)
+            }
+        };
+        effects.push(Effect::Change(Box::new(self.describe(id, finding_id, revision, kind, cause, now))));
+        match kind {
+            ChangeKind::Opened => self.open_findings += 1,
+            ChangeKind::Updated => {}
+            ChangeKind::Retracted | ChangeKind::Closed => self.open_findings -= 1,
+        }
+        let open = matches!(kind, ChangeKind::Opened | ChangeKind::Updated);
+        let row = self.candidates.row_mut(id);
+        let answer = row.answer.unwrap_or(message::Answer { prevalence: 0, urls: 0 });
+        row.finding = Some(Box::new(Finding { id: finding_id, revision, open, written: now, count: row.count, answer }));
+    }
+
+    /// A change of a candidate's finding, with the row's values at `now`.
+    fn describe(&self, id: u32, finding_id: FindingId, revision: u32, kind: ChangeKind, cause: &'static str, now: Ticks) -> Change {
         let row = self.candidates.row(id);
         let device = self.devices.rows.row(row.device);
-        let remote_ip = &self.destinations.rows.row(row.destination).ip;
+        let tenant = self.tenants.get(device.tenant as usize);
         let (url_ids, urls_truncated) = self.destinations.urls(row.destination, now, &self.settings);
         let mut urls: Vec<String> = url_ids.map(|url| self.strings.get(url).to_owned()).collect();
         urls.sort_unstable();
-        let joined = device.vendors.iter().filter(|seen| seen.joined && self.vendors.is_rare(seen.vendor));
-        let mut vendors: Vec<(String, u64)> =
-            joined.map(|seen| (self.vendors.rows.row(seen.vendor).company.to_string(), self.vendors.servers(seen.vendor) as u64)).collect();
+        let rare = device.vendors.iter().filter(|seen| seen.joined && self.vendors.is_rare(seen.vendor));
+        let vendor = |v: u32| (self.vendors.rows.row(v).company.to_string(), self.vendors.servers(v) as u64);
+        let mut vendors: Vec<(String, u64)> = rare.map(|seen| vendor(seen.vendor)).collect();
         vendors.sort_unstable();
-        let (finding_id, revision) = match &row.finding {
-            Some(finding) => (finding.id, finding.revision + 1),
-            None => (finding_id(tenant_name, &device.name, remote_ip, port_of(row.port), now), 1),
-        };
-        let answer = row.answer.unwrap_or(message::Answer { prevalence: 0, urls: 0 });
-        effects.push(Effect::Change(Box::new(Change {
+        Change {
             id: finding_id,
             revision,
             kind,
             at: now,
-            tenant: tenant_name.to_owned(),
+            tenant: tenant.map_or_else(String::new, |t| t.name.to_string()),
             device_name: device.name.to_string(),
             device_id: self.strings.get(row.device_id).to_owned(),
             os_platform: self.strings.get(device.os_platform).to_owned(),
             device_type: self.strings.get(device.device_type).to_owned(),
-            remote_ip: remote_ip.to_string(),
+            remote_ip: self.destinations.rows.row(row.destination).ip.to_string(),
             remote_port: port_of(row.port),
             urls,
             urls_truncated,
@@ -627,19 +650,21 @@ impl Detector {
             prevalence: self.destinations.prevalence(row.destination, now, &self.settings),
             vendors,
             previous_seen: (row.previous != Ticks::MIN).then_some(row.previous),
-            observed_since,
+            observed_since: tenant.map_or(now, |t| t.observed_since),
             late: row.late,
             cause,
             event: candidate::unpack_details(self.strings.get(row.details), row.report_id),
-        })));
-        let open = matches!(kind, ChangeKind::Opened | ChangeKind::Updated);
-        match kind {
-            ChangeKind::Opened => self.open_findings += 1,
-            ChangeKind::Updated => {}
-            ChangeKind::Retracted | ChangeKind::Closed => self.open_findings -= 1,
         }
-        let row = self.candidates.row_mut(id);
-        row.finding = Some(Box::new(Finding { id: finding_id, revision, open, written: now, count: row.count, answer }));
+    }
+
+    /// The findings that are open, as their last change says, with the values of now; in no particular order.
+    pub fn open_findings(&self) -> impl Iterator<Item = Change> {
+        self.candidates.iter().filter_map(|(id, row)| {
+            let finding = row.finding.as_ref().filter(|f| f.open)?;
+            let now = self.tenants.get(self.devices.rows.row(row.device).tenant as usize)?.clock;
+            let kind = if finding.revision == 1 { ChangeKind::Opened } else { ChangeKind::Updated };
+            Some(Change { at: finding.written, ..self.describe(id, finding.id, finding.revision, kind, "", now) })
+        })
     }
 
     fn end_candidate(&mut self, id: u32) {

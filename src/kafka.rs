@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod client;
+pub mod cluster;
 mod consume;
 mod group;
 pub mod merge;

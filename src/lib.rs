@@ -3,6 +3,7 @@
 //! `ARCHITECTURE.md` is the map of the modules and their invariants.
 
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod defender;
 pub mod detector;
@@ -15,6 +16,7 @@ pub mod http;
 pub mod kafka;
 pub mod logging;
 pub mod metrics;
+pub mod service;
 pub mod stage;
 pub mod state;
 pub mod task;

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use firstseen::kafka::admin::{Admin, AdminError, Ensured, TopicSettings};
-use firstseen::kafka::client::{ClientError, Cluster, KafkaSettings};
+use firstseen::kafka::client::{ClientError, KafkaSettings};
+use firstseen::kafka::cluster::Cluster;
 use firstseen::kafka::merge::Run;
 use firstseen::kafka::position::{NextOffset, PartitionId, PartitionTable, TopicPartition};
 use firstseen::kafka::readback::{ReadbackError, read_to_end};

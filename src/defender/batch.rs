@@ -6,11 +6,12 @@
 
 use super::decode::{self, Decoder, Form, Limits};
 use super::event::Record;
+use super::packed::Row;
 use super::reason::Reason;
-use super::row::Row;
 
 /// What a batch holds, in the order of pushing.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "made and used up one at a time, never stored")]
 pub enum Item<'a> {
     /// A message starts, also one in which nothing is; the items up to the next of these are its own.
     Message {

@@ -12,7 +12,7 @@
 //! | byte order mark | one at the start is skipped |
 //! | not UTF-8, anywhere | the whole message is a dead letter, `invalid_utf8` |
 //! | nothing, or only white space | `empty` |
-//! | longer than 64 MiB | `too_large`, unread |
+//! | longer than 32 MiB | `too_large`, unread |
 //! | no object, no `records`, or `records` null | `no_records`; any other type than array: `records_not_array`. An empty array is a message without records |
 //! | element that is no object | that record is a dead letter, `record_not_object`; its siblings count. So with every rule below |
 //! | nesting beyond 128 levels in a record | `too_deep`. Outside of records nesting is skipped, however deep |
@@ -35,13 +35,15 @@
 
 use super::event::Record;
 use super::fault::Fault;
+use super::packed::Row;
 use super::reason::Reason;
-use super::row::{self, Row};
-use super::scan::{Scanner, Token, Value, unescape};
+use super::row;
+use super::scan::Scanner;
+use super::token::{Token, Value, unescape};
 use crate::time::{Span, Ticks};
 
 /// Longest message that is read, in bytes. Brokers allow 1 MB by default; this bounds what a file's line can cost.
-pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
+pub const MAX_MESSAGE_BYTES: usize = 32 << 20;
 
 /// Deepest nesting of a record, itself included, in levels.
 pub const MAX_RECORD_DEPTH: usize = 128;

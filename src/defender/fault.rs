@@ -3,7 +3,8 @@
 //! Invariant: a sentence is bounded, whatever the input holds: at most [`SHOWN`] characters of a value, escaped.
 
 use super::reason::Reason;
-use super::scan::{Syntax, Text};
+use super::scan::Syntax;
+use super::token::Text;
 use crate::time::{Span, Ticks};
 use std::fmt;
 

@@ -2,106 +2,20 @@
 //!
 //! Invariant: scanning fails only where the text is not JSON, and then nothing of the message may count; judging a record
 //! never touches its siblings. Columns are collected before the table is known, since `properties` may stand before
-//! `category`. Packed rows hold places, not strings; who owns the bytes turns them into an [`event`](super::event).
+//! `category`. What comes out is [`packed`](super::packed).
 
 use super::decode::{Limits, MAX_RECORD_DEPTH};
-use super::event::{Body, DeviceInfo, NetworkEvent, Record};
 use super::fault::Fault;
+use super::packed::{Packed, PackedBody, PackedNetwork, Row};
 use super::reason::Reason;
-use super::scan::{Scanner, Syntax, Text, Token, Value, unescape};
+use super::scan::{Scanner, Syntax};
+use super::token::{Text, Token, Value, unescape};
 use crate::time::Ticks;
 
 /// The tables that are read; all others are skipped.
 pub(super) const NETWORK_CATEGORY: &str = "AdvancedHunting-DeviceNetworkEvents";
 /// See [`NETWORK_CATEGORY`].
 pub(super) const DEVICE_CATEGORY: &str = "AdvancedHunting-DeviceInfo";
-
-/// A judged element of `records`: places in the message, and in its part of the arena of unescaped strings.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Row {
-    /// Position in `records`; `None` stands for the whole message.
-    pub(super) index: Option<u32>,
-    /// The element's own bytes.
-    pub(super) start: u32,
-    /// See `start`; exclusive.
-    pub(super) end: u32,
-    /// What it holds, or why it does not count.
-    pub(super) outcome: Result<Packed, Fault>,
-}
-
-/// A [`Record`] by places.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Packed {
-    arrival: Ticks,
-    tenant: Text,
-    body: PackedBody,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum PackedBody {
-    Network(PackedNetwork),
-    Device { timestamp: Ticks, device_id: Text, device_name: Text, os_platform: Text, device_type: Text },
-    Skipped(Text),
-}
-
-#[derive(Clone, Copy, Debug)]
-struct PackedNetwork {
-    timestamp: Ticks,
-    report_id: i64,
-    remote_port: Option<u16>,
-    device_id: Text,
-    device_name: Text,
-    action_type: Text,
-    remote_ip: Text,
-    remote_ip_type: Text,
-    remote_url: Text,
-    company: Text,
-    product: Text,
-    file_name: Text,
-    folder_path: Text,
-    command_line: Text,
-    sha256: Text,
-    account_name: Text,
-    account_domain: Text,
-}
-
-impl Packed {
-    /// The record, borrowing from the message and its part of the arena.
-    #[inline]
-    pub(super) fn record<'a>(&self, message: &'a str, arena: &'a str) -> Record<'a> {
-        let text = |t: Text| t.resolve(message, arena);
-        let body = match &self.body {
-            PackedBody::Network(n) => Body::Network(NetworkEvent {
-                timestamp: n.timestamp,
-                device_id: text(n.device_id),
-                device_name: text(n.device_name),
-                report_id: n.report_id,
-                action_type: text(n.action_type),
-                remote_ip: text(n.remote_ip),
-                remote_ip_type: text(n.remote_ip_type),
-                remote_port: n.remote_port,
-                remote_url: text(n.remote_url),
-                company: text(n.company),
-                product: text(n.product),
-                file_name: text(n.file_name),
-                folder_path: text(n.folder_path),
-                command_line: text(n.command_line),
-                sha256: text(n.sha256),
-                account_name: text(n.account_name),
-                account_domain: text(n.account_domain),
-            }),
-            &PackedBody::Device { timestamp, device_id, device_name, os_platform, device_type } => Body::Device(DeviceInfo {
-                timestamp,
-                device_id: text(device_id),
-                device_name: text(device_name),
-                os_platform: text(os_platform),
-                device_type: text(device_type),
-            }),
-            &PackedBody::Skipped(category) => Body::Skipped(text(category)),
-        };
-        Record { arrival: self.arrival, tenant: text(self.tenant), body }
-    }
-}
 
 /// What the envelope holds.
 #[derive(Default)]

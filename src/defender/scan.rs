@@ -5,111 +5,9 @@
 //! Strings are looked at sixteen bytes at a time. What a value means is left to [`row`](super::row); that the text is UTF-8
 //! is the caller's promise, by type.
 
+use super::lanes::{LANES, first_special};
+use super::token::{Text, Token};
 use std::fmt;
-
-/// Set in [`Text::start`] when the string lies in the arena of unescaped strings, not in the message.
-const IN_ARENA: u32 = 1 << 31;
-
-/// Where a string lies: in the message itself (its escapes, if any, still in place), or unescaped in an arena beside it.
-///
-/// Offsets count from the start of the message, or of the message's part of the arena.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Text {
-    start: u32,
-    len: u32,
-}
-
-impl Text {
-    /// The empty string.
-    pub(super) const EMPTY: Text = Text { start: 0, len: 0 };
-
-    /// What was appended to the arena since it was `start` long (counted from the message's part).
-    pub(super) fn in_arena(start: usize, end: usize) -> Text {
-        Text { start: start as u32 | IN_ARENA, len: (end - start) as u32 }
-    }
-
-    /// The string itself, given the message and its part of the arena.
-    #[inline]
-    pub(super) fn resolve<'a>(self, message: &'a str, arena: &'a str) -> &'a str {
-        let from = if self.start & IN_ARENA == 0 { message } else { arena };
-        let start = (self.start & !IN_ARENA) as usize;
-        from.get(start..start + self.len as usize).expect("INV: a Text is only resolved against the message it was found in")
-    }
-}
-
-/// A scanned value: what it is and where it lies, in one word, so that it travels in a register. (As an enum it was stored
-/// in pieces and read back whole, which stalled the processor at each key and value.)
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Token(u64);
-
-/// A [`Token`], unpacked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Value {
-    /// `null`; also the start value of a column that never came.
-    Null,
-    /// A string without escapes: between its quotes.
-    Plain(Text),
-    /// A string with escapes, still in place.
-    Escaped(Text),
-    /// A number, as it was written.
-    Number(Text),
-    /// `true` or `false`.
-    Bool,
-    /// An object.
-    Object,
-    /// An array.
-    Array,
-}
-
-impl Token {
-    /// `null`.
-    pub(super) const NULL: Token = Token(0);
-    /// `true` or `false`.
-    pub(super) const BOOL: Token = Token(1 << KIND);
-    /// An object.
-    pub(super) const OBJECT: Token = Token(2 << KIND);
-    /// An array.
-    pub(super) const ARRAY: Token = Token(3 << KIND);
-    const NUMBER: u64 = 4;
-    const PLAIN: u64 = 5;
-    const ESCAPED: u64 = 6;
-
-    /// Start in 32 bits, length in 28 (messages are shorter), kind in the highest four.
-    #[inline]
-    fn spanning(kind: u64, start: usize, end: usize) -> Token {
-        Token(kind << KIND | ((end - start) as u64) << 32 | start as u64)
-    }
-
-    /// What it is.
-    #[inline]
-    pub(super) fn unpack(self) -> Value {
-        let text = Text { start: self.0 as u32, len: (self.0 >> 32) as u32 & 0x0FFF_FFFF };
-        match self.0 >> KIND {
-            Token::PLAIN => Value::Plain(text),
-            Token::ESCAPED => Value::Escaped(text),
-            Token::NUMBER => Value::Number(text),
-            3 => Value::Array,
-            2 => Value::Object,
-            1 => Value::Bool,
-            _ => Value::Null,
-        }
-    }
-
-    /// The type's name with its article, for error texts.
-    pub(super) fn describe(self) -> &'static str {
-        match self.unpack() {
-            Value::Null => "null",
-            Value::Plain(_) | Value::Escaped(_) => "a string",
-            Value::Number(_) => "a number",
-            Value::Bool => "a boolean",
-            Value::Object => "an object",
-            Value::Array => "an array",
-        }
-    }
-}
-
-/// Lowest bit of a token's kind.
-const KIND: u32 = 60;
 
 /// Where and why the text is not JSON: the byte offset in 32 bits, the [`What`] above it; one word like a [`Token`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -257,7 +155,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// The key's bytes, unless it holds escapes (then its meaning needs [`unescape`]).
+    /// The bytes of a string that holds no escapes.
     #[inline]
     pub(super) fn plain(&self, text: Text) -> &'a [u8] {
         let start = text.start as usize;
@@ -305,12 +203,10 @@ impl<'a> Scanner<'a> {
             self.at += 1;
         }
         match self.byte() {
+            // A digit behind it is then no comma or bracket, which is fault enough.
             b'0' => self.at += 1,
             b'1'..=b'9' => self.digits(),
             _ => return self.fail(self.at, What::Number),
-        }
-        if self.byte().is_ascii_digit() {
-            return self.fail(self.at, What::Number);
         }
         if self.byte() == b'.' {
             self.at += 1;
@@ -453,130 +349,5 @@ impl<'a> Scanner<'a> {
     fn enter(&mut self, kind: u8) {
         self.open.push(kind);
         self.deepest = self.deepest.max(self.open.len());
-    }
-}
-
-/// Bytes looked at in one step.
-const LANES: usize = 16;
-
-/// Position of the first quote, backslash or control character in the chunk. SSE2 belongs to every x86-64.
-#[cfg(target_arch = "x86_64")]
-#[inline]
-fn first_special(chunk: &[u8; LANES]) -> Option<usize> {
-    use safe_arch::{bitor_m128i, cmp_eq_mask_i8_m128i, load_unaligned_m128i, min_u8_m128i, move_mask_i8_m128i, set_splat_i8_m128i};
-    let bytes = load_unaligned_m128i(chunk);
-    let quotes = cmp_eq_mask_i8_m128i(bytes, set_splat_i8_m128i(b'"' as i8));
-    let backslashes = cmp_eq_mask_i8_m128i(bytes, set_splat_i8_m128i(b'\\' as i8));
-    let controls = cmp_eq_mask_i8_m128i(min_u8_m128i(bytes, set_splat_i8_m128i(0x1f)), bytes);
-    let mask = move_mask_i8_m128i(bitor_m128i(bitor_m128i(quotes, backslashes), controls));
-    (mask != 0).then(|| mask.trailing_zeros() as usize)
-}
-
-/// The same in machine words, for other processors.
-#[cfg(any(test, not(target_arch = "x86_64")))]
-fn first_special_by_words(chunk: &[u8; LANES]) -> Option<usize> {
-    const ONES: u64 = u64::from_le_bytes([1; 8]);
-    const HIGHS: u64 = ONES << 7;
-    // The lowest byte marked is exact: a subtraction can borrow only from the bytes above one that is marked rightly.
-    let marks = |bytes: u64| {
-        let quotes = (bytes ^ (ONES * b'"' as u64)).wrapping_sub(ONES);
-        let backslashes = (bytes ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
-        let controls = bytes.wrapping_sub(ONES * 0x20);
-        (quotes | backslashes | controls) & !bytes & HIGHS
-    };
-    let bits = u128::from_le_bytes(*chunk);
-    let (low, high) = (marks(bits as u64), marks((bits >> 64) as u64));
-    match (low, high) {
-        (0, 0) => None,
-        (0, _) => Some(8 + high.trailing_zeros() as usize / 8),
-        _ => Some(low.trailing_zeros() as usize / 8),
-    }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-use first_special_by_words as first_special;
-
-/// Appends the meaning of a string whose escapes the scanner has checked. A lone surrogate becomes U+FFFD.
-pub(super) fn unescape(mut raw: &str, out: &mut String) {
-    while let Some((plain, escaped)) = raw.split_once('\\') {
-        out.push_str(plain);
-        let mut rest = escaped.chars();
-        match rest.next() {
-            Some('u') => {
-                let (unit, tail) = hex(rest.as_str());
-                raw = tail;
-                let paired = (0xD800..0xDC00)
-                    .contains(&unit)
-                    .then(|| tail.strip_prefix("\\u").map(hex).filter(|(low, _)| (0xDC00..0xE000).contains(low)))
-                    .flatten();
-                match paired {
-                    Some((low, tail)) => {
-                        out.push(char::from_u32(0x10000 + ((unit - 0xD800) << 10) + (low - 0xDC00)).unwrap_or(char::REPLACEMENT_CHARACTER));
-                        raw = tail;
-                    }
-                    None => out.push(char::from_u32(unit).unwrap_or(char::REPLACEMENT_CHARACTER)),
-                }
-                continue;
-            }
-            Some('b') => out.push('\u{8}'),
-            Some('f') => out.push('\u{c}'),
-            Some('n') => out.push('\n'),
-            Some('r') => out.push('\r'),
-            Some('t') => out.push('\t'),
-            Some(itself) => out.push(itself),
-            None => {}
-        }
-        raw = rest.as_str();
-    }
-    out.push_str(raw);
-}
-
-/// The code unit of the four hexadecimal digits at the start, and what follows them.
-fn hex(text: &str) -> (u32, &str) {
-    let (digits, tail) = text.split_at_checked(4).expect("INV: the scanner has checked that four digits follow \\u");
-    (u32::from_str_radix(digits, 16).unwrap_or(0xFFFD), tail)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn the_first_special_byte_is_found_by_words_as_by_lanes() {
-        for byte in 0..=255u8 {
-            for place in 0..LANES {
-                for rest in [b' ', 0x7F, 0x80, 0xFF, b'!', b'#', b'[', b']'] {
-                    let mut chunk = [rest; LANES];
-                    chunk[place] = byte;
-                    let expected = (byte < 0x20 || byte == b'"' || byte == b'\\').then_some(place);
-                    assert_eq!(first_special(&chunk), expected, "{chunk:?}");
-                    assert_eq!(first_special_by_words(&chunk), expected, "{chunk:?}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn surrogates_pair_up_or_are_replaced() {
-        let meaning = |raw: &str| {
-            let mut out = String::new();
-            unescape(raw, &mut out);
-            out
-        };
-        assert_eq!(meaning(r"a\\b\/\n\u0041\u0000"), "a\\b/\nA\0");
-        assert_eq!(meaning(r"\ud83d\ude00"), "😀");
-        assert_eq!(meaning(r"\ud83d\ud83d\ude00"), "\u{FFFD}😀");
-        assert_eq!(meaning(r"\ude00\ud83d"), "\u{FFFD}\u{FFFD}");
-        assert_eq!(meaning(r"\ud83dx\ude00"), "\u{FFFD}x\u{FFFD}");
-        assert_eq!(meaning(r"\ud83d\\ude00"), "\u{FFFD}\\ude00");
-        assert_eq!(meaning(r"\ud83d\u0041"), "\u{FFFD}A");
-    }
-
-    proptest! {
-        #[test]
-        fn the_first_special_of_any_chunk_is_the_same_both_ways(chunk: [u8; LANES]) {
-            prop_assert_eq!(first_special(&chunk), first_special_by_words(&chunk));
-        }
     }
 }

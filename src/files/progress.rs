@@ -32,8 +32,8 @@ impl Progress {
     }
 
     /// Shows how far reading is, with a few words beside it (such as findings so far). Cheap, but call it per batch, not per line.
-    pub fn show(&self, source: &FileSource, words: impl Into<String>) {
-        self.bar.set_position(source.bytes_read());
+    pub fn show(&self, bytes_read: u64, words: impl Into<String>) {
+        self.bar.set_position(bytes_read);
         self.bar.set_message(words.into());
     }
 

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use super::client::{ClientError, Cluster, KafkaSettings, Logged, Role};
+use super::client::{ClientError, KafkaSettings, Logged, Role};
+use super::cluster::Cluster;
 
 /// Why a topic is not there.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

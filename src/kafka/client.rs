@@ -1,4 +1,4 @@
-//! Settings of every Kafka client, and the connection that answers questions about the cluster.
+//! Settings of every Kafka client, and their errors.
 //!
 //! Order of precedence: built-in values, then the preset's, then the user's properties, then what the guarantees rest on. A user's
 //! property that contradicts one of the last is a typed error that names the key; values are never printed, they may be secrets.
@@ -7,15 +7,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaConfRes;
-
-use super::position::NextOffset;
 
 /// Which kind of cluster the built-in values are for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -148,6 +146,14 @@ const RESERVED: &[(&str, &str, &str)] = &[
     ("allow.auto.create.topics", "false", "topics are created with their settings or not at all; use output.create_topics"),
 ];
 
+/// Other names of the properties that are built in: the user's value wins under either.
+const ALIASES: &[(&str, &str)] = &[
+    ("sasl.mechanism", "sasl.mechanisms"),
+    ("compression.type", "compression.codec"),
+    ("linger.ms", "queue.buffering.max.ms"),
+    ("message.timeout.ms", "delivery.timeout.ms"),
+];
+
 impl KafkaSettings {
     /// Makes a client of every kind's configuration without connecting.
     ///
@@ -174,18 +180,19 @@ impl KafkaSettings {
                 }
             }
         }
-        let mut config = ClientConfig::new();
-        config.set_log_level(RDKafkaLogLevel::Info);
-        let mut set = |entries: &[(&str, &str)]| {
-            for (key, value) in entries {
-                config.set(*key, *value);
-            }
-        };
+        // A sorted map, because librdkafka's result depends on the order where two names mean one property.
+        let mut built_in = BTreeMap::new();
+        let mut set = |entries: &[(&str, &str)]| built_in.extend(entries.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
         set(&[("client.id", &self.client_id), ("topic.metadata.refresh.interval.ms", "60000"), ("socket.keepalive.enable", "true")]);
         let event_hubs = self.preset == Preset::EventHubs;
         if event_hubs {
             // librdkafka looks for "azure" in bootstrap.servers and so misses *.servicebus.windows.net, which drops idle connections.
-            set(&[("connections.max.idle.ms", "180000"), ("security.protocol", "SASL_SSL"), ("sasl.mechanism", "PLAIN")]);
+            set(&[
+                ("connections.max.idle.ms", "180000"),
+                ("security.protocol", "SASL_SSL"),
+                ("sasl.mechanism", "PLAIN"),
+                ("sasl.username", "$ConnectionString"),
+            ]);
         }
         let per_partition = (FETCH_AHEAD_KIB / partitions.max(1)).clamp(1_024, 16_384).to_string();
         match role {
@@ -223,7 +230,15 @@ impl KafkaSettings {
             }
             Role::Metadata => {}
         }
-        for (key, value) in &self.properties {
+        for (name, other) in ALIASES {
+            if self.properties.contains_key(*other) {
+                built_in.remove(*name);
+            }
+        }
+        built_in.extend(self.properties.clone());
+        let mut config = ClientConfig::new();
+        config.set_log_level(RDKafkaLogLevel::Info);
+        for (key, value) in &built_in {
             config.set(key, value);
         }
         config.set("bootstrap.servers", &self.bootstrap_servers).set("allow.auto.create.topics", "false");
@@ -321,129 +336,6 @@ impl ClientContext for Logged {
 
 impl ConsumerContext for Logged {}
 
-/// Errors that go away by themselves when the broker is back.
-pub(super) fn is_transient(code: RDKafkaErrorCode) -> bool {
-    use RDKafkaErrorCode as E;
-    matches!(
-        code,
-        E::BrokerTransportFailure
-            | E::AllBrokersDown
-            | E::OperationTimedOut
-            | E::RequestTimedOut
-            | E::Resolve
-            | E::LeaderNotAvailable
-            | E::NotLeaderForPartition
-            | E::BrokerNotAvailable
-            | E::CoordinatorLoadInProgress
-            | E::CoordinatorNotAvailable
-            | E::NotCoordinator
-            | E::NetworkException
-            | E::OffsetNotAvailable
-            | E::UnknownLeaderEpoch
-            | E::FencedLeaderEpoch
-    )
-}
-
-/// A connection for questions about topics.
-pub struct Cluster {
-    pub(super) consumer: BaseConsumer<Logged>,
-    bootstrap_servers: String,
-    patience: Duration,
-}
-
-impl fmt::Debug for Cluster {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cluster").field("bootstrap_servers", &self.bootstrap_servers).finish_non_exhaustive()
-    }
-}
-
-/// How often an answer that may be a moment old (a topic just created) is asked for again.
-const PAUSE: Duration = Duration::from_millis(100);
-
-impl Cluster {
-    /// Makes the client; connects when the first question is asked. `patience` bounds how long each question may take.
-    ///
-    /// # Errors
-    /// The settings are refused.
-    pub fn new(settings: &KafkaSettings, patience: Duration) -> Result<Self, ClientError> {
-        Cluster::of(settings.config(Role::Metadata, 1)?, settings, patience)
-    }
-
-    /// Like [`new`](Cluster::new), but ends are those of everything that is written, also inside an open transaction.
-    pub(super) fn uncommitted(settings: &KafkaSettings, patience: Duration) -> Result<Self, ClientError> {
-        let mut config = settings.config(Role::Metadata, 1)?;
-        config.set("isolation.level", "read_uncommitted");
-        Cluster::of(config, settings, patience)
-    }
-
-    fn of(config: ClientConfig, settings: &KafkaSettings, patience: Duration) -> Result<Self, ClientError> {
-        let consumer = config.create_with_context(Logged::default()).map_err(client_error)?;
-        Ok(Cluster { consumer, bootstrap_servers: settings.bootstrap_servers.clone(), patience })
-    }
-
-    /// The same connection with another patience.
-    pub(super) fn with_patience(self, patience: Duration) -> Self {
-        Cluster { patience, ..self }
-    }
-
-    /// The topic's partition numbers, ascending; `None` when there is no such topic.
-    ///
-    /// # Errors
-    /// No broker answered in time, or access is refused.
-    pub fn partitions(&self, topic: &str) -> Result<Option<Vec<i32>>, ClientError> {
-        self.ask(topic, |timeout| {
-            let metadata = self.consumer.fetch_metadata(Some(topic), timeout)?;
-            let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else { return Ok(None) };
-            match found.error().map(RDKafkaErrorCode::from) {
-                None => {}
-                Some(RDKafkaErrorCode::UnknownTopicOrPartition) => return Ok(None),
-                Some(code) => return Err(KafkaError::MetadataFetch(code)),
-            }
-            let mut partitions: Vec<i32> = found.partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect();
-            partitions.sort_unstable();
-            Ok(Some(partitions).filter(|p| !p.is_empty()))
-        })
-    }
-
-    /// Where the partition's log starts and ends: the first offset that is there, and the offset of the next message to come (or of the
-    /// first that an open transaction holds back, with the usual `isolation.level`).
-    ///
-    /// # Errors
-    /// No broker answered in time, or access is refused.
-    pub fn ends(&self, topic: &str, partition: i32) -> Result<(NextOffset, NextOffset), ClientError> {
-        let (low, high) = self.ask(topic, |timeout| self.consumer.fetch_watermarks(topic, partition, timeout))?;
-        Ok((NextOffset(low), NextOffset(high)))
-    }
-
-    fn ask<T>(&self, topic: &str, question: impl Fn(Duration) -> Result<T, KafkaError>) -> Result<T, ClientError> {
-        let deadline = Instant::now() + self.patience;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let error = match question(left.clamp(PAUSE, Duration::from_secs(2))) {
-                Ok(answer) => return Ok(answer),
-                Err(error) => error,
-            };
-            // Serves the log and error events, so that `last_error` knows why.
-            for _ in 0..64 {
-                self.consumer.poll(Duration::ZERO);
-            }
-            let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-            match code {
-                RDKafkaErrorCode::TopicAuthorizationFailed => return Err(ClientError::Forbidden { topic: topic.to_owned() }),
-                code if !is_transient(code) => return Err(ClientError::Answer { topic: topic.to_owned(), code }),
-                code if Instant::now() >= deadline => {
-                    let reason = self.consumer.context().last_error().unwrap_or_else(|| code.to_string());
-                    let bootstrap_servers = self.bootstrap_servers.clone();
-                    return Err(ClientError::Unreachable { bootstrap_servers, waited: self.patience, reason });
-                }
-                _ => {
-                    self.consumer.poll(PAUSE);
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -480,6 +372,21 @@ mod tests {
             assert_eq!(s.config(Role::Producer, 1).unwrap().get("compression.type"), Some("lz4"));
             assert_eq!(s.config(Role::Consumer, 1).unwrap().get("fetch.wait.max.ms"), Some("77"));
             assert_eq!(s.config(Role::Consumer, 1).unwrap().get("enable.auto.commit"), Some("false"));
+        }
+    }
+
+    #[test]
+    fn the_users_properties_win_also_under_their_other_names() {
+        for (name, other) in ALIASES {
+            let value = match *name {
+                "sasl.mechanism" => "OAUTHBEARER",
+                "compression.type" => "none",
+                _ => "11",
+            };
+            let mut s = settings(&[(other, value)]);
+            s.preset = Preset::EventHubs;
+            let config = s.config(Role::Producer, 1).unwrap();
+            assert_eq!(config.create_native_config().unwrap().get(name), Ok(value.to_owned()));
         }
     }
 

@@ -16,12 +16,15 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::client::{Cluster, Role};
+use super::client::Role;
+use super::cluster::Cluster;
 use super::group::{Context, Rebalance};
 use super::merge::{Merge, Step};
 use super::position::{NextOffset, PartitionId, PartitionTable, TopicPartition};
-use super::source::{Assigned, InputMessage, Shared, SourceConfig, SourceError, SourceEvent, Start};
+use super::source::{InputMessage, Shared, SourceConfig, SourceError, SourceEvent};
 use crate::time::Ticks;
+
+mod assignment;
 
 /// How long the thread sleeps when there is nothing to do; a message wakes it earlier.
 const TICK: Duration = Duration::from_millis(20);
@@ -63,6 +66,7 @@ pub(super) struct Worker {
     assignment: Option<(Vec<TopicPartition>, Instant)>,
     partial: Option<(usize, usize)>,
     out_of_range: BTreeSet<PartitionId>,
+    range_due: Instant,
     batch: Vec<InputMessage>,
     batch_bytes: usize,
     caught_up: bool,
@@ -96,6 +100,7 @@ impl Worker {
             assignment: None,
             partial: None,
             out_of_range: BTreeSet::new(),
+            range_due: Instant::now(),
             batch: Vec::new(),
             batch_bytes: 0,
             caught_up: false,
@@ -171,109 +176,6 @@ impl Worker {
             Some(Err(error)) if self.failures.len() < 16 => self.failures.push(error),
             Some(Err(_)) | None => {}
         }
-    }
-
-    fn revoke(&mut self) -> Flow {
-        self.lanes.clear();
-        self.merge.revoke();
-        self.out_of_range.clear();
-        self.blocked = None;
-        self.caught_up = false;
-        self.partial = None;
-        self.committed.clear();
-        self.flush()?;
-        self.send(SourceEvent::Revoked)
-    }
-
-    /// Carries out what the group decided. The inner error is to be retried.
-    fn assign(&mut self, owned: &[TopicPartition]) -> Result<Result<(), SourceError>, Stopped> {
-        let mut all = Vec::new();
-        for topic in &self.config.topics {
-            match self.io.cluster.partitions(topic) {
-                Ok(Some(partitions)) => {
-                    all.extend(partitions.into_iter().map(|partition| TopicPartition { topic: topic.clone(), partition }))
-                }
-                Ok(None) => return Ok(Err(SourceError::MissingTopic { topic: topic.clone() })),
-                Err(error) => return Ok(Err(error.into())),
-            }
-        }
-        if all.iter().any(|of| !owned.contains(of)) {
-            // The group waits for an answer to its assignment: none of it is taken.
-            if let Err(error) = self.consumer.assign(&TopicPartitionList::new()) {
-                return Ok(Err(refused(&error)));
-            }
-            let partial = (owned.len(), all.len());
-            if self.partial.replace(partial) != Some(partial) {
-                self.send(SourceEvent::PartialAssignment { owned: partial.0, total: partial.1 })?;
-            }
-            return Ok(Ok(()));
-        }
-        let mut assigned = Vec::new();
-        let mut gaps = Vec::new();
-        for of in all {
-            let (low, high) = match self.io.cluster.ends(&of.topic, of.partition) {
-                Ok(ends) => ends,
-                Err(error) => return Ok(Err(error.into())),
-            };
-            let known = self.table.id(&of.topic, of.partition).and_then(|id| self.merge.position(id));
-            let stored = known.or_else(|| self.config.positions.get(&(of.topic.clone(), of.partition)).copied());
-            let mut position = match stored {
-                Some(stored) => stored,
-                None if self.config.start == Start::Latest && !self.topic_is_known(&of.topic) => high,
-                None => low,
-            };
-            if position > high {
-                return self.fatal(SourceError::PositionBeyondEnd { partition: of, stored: position, end: high });
-            }
-            if position < low {
-                gaps.push((of.clone(), position, low));
-                position = low;
-            }
-            assigned.push((of, position));
-        }
-        let assigned: Vec<Assigned> = assigned
-            .into_iter()
-            .map(|(of, position)| Assigned { id: self.table.register(&of.topic, of.partition), of, position })
-            .collect();
-        let topics = &self.config.topics;
-        self.merge.assign(assigned.iter().map(|a| (a.id, self.table.rank(a.id, topics), a.position)));
-        if let Err(error) = self.take(&assigned) {
-            return Ok(Err(error));
-        }
-        self.io.shared.delivered().extend(assigned.iter().map(|a| (a.id, (a.of.clone(), a.position))));
-        self.partial = None;
-        self.send(SourceEvent::Assigned(assigned))?;
-        for (of, from, to) in gaps {
-            let partition = self.table.register(&of.topic, of.partition);
-            self.send(SourceEvent::Gap { partition, from, to })?;
-        }
-        Ok(Ok(()))
-    }
-
-    /// Whether some partition of the topic has been read before, so that one without a position is new and starts at its start.
-    fn topic_is_known(&self, topic: &str) -> bool {
-        self.config.positions.keys().any(|(known, _)| known == topic)
-            || self.table.iter().any(|(id, of)| of.topic == topic && self.merge.position(id).is_some())
-    }
-
-    /// Starts fetching: each partition into a queue of its own.
-    fn take(&mut self, assigned: &[Assigned]) -> Result<(), SourceError> {
-        let mut list = TopicPartitionList::new();
-        let mut lanes = BTreeMap::new();
-        for a in assigned {
-            list.add_partition_offset(&a.of.topic, a.of.partition, Offset::Offset(a.position.0)).map_err(|error| refused(&error))?;
-            let mut queue = self
-                .consumer
-                .split_partition_queue(&a.of.topic, a.of.partition)
-                .ok_or_else(|| SourceError::Refused { reason: format!("no queue for {}", a.of) })?;
-            let wake = self.io.wake.0.clone();
-            queue.set_nonempty_callback(move || {
-                let _ = wake.try_send(());
-            });
-            lanes.insert(a.id, Lane { of: a.of.clone(), queue, queued_bytes: 0 });
-        }
-        self.lanes = lanes;
-        self.consumer.assign(&list).map_err(|error| refused(&error))
     }
 
     /// Takes what the partition has, up to a bound; whether that was anything.
@@ -422,36 +324,6 @@ impl Worker {
                 Some(code) => self.tell(SourceError::Consume { code }),
                 None => self.tell(SourceError::Refused { reason: other.to_string() }),
             },
-        }
-    }
-
-    /// Partitions whose next message is gone: librdkafka has stopped fetching them, and starts again only with a new assignment.
-    fn recover_range(&mut self) -> Flow {
-        for id in mem::take(&mut self.out_of_range) {
-            let Some((of, from)) = self.lanes.get(&id).map(|l| l.of.clone()).zip(self.merge.fetched(id)) else { continue };
-            match self.io.cluster.ends(&of.topic, of.partition) {
-                Ok((low, _)) if from < low => {
-                    self.merge.skip(id, low);
-                    self.send(SourceEvent::Gap { partition: id, from, to: low })?;
-                }
-                Ok((_, high)) if from > high => {
-                    return self.fatal(SourceError::PositionBeyondEnd { partition: of, stored: from, end: high });
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    self.out_of_range.insert(id);
-                    self.tell(error.into())?;
-                }
-            }
-        }
-        let goes_on: Vec<Assigned> = self
-            .lanes
-            .iter()
-            .filter_map(|(id, lane)| Some(Assigned { id: *id, of: lane.of.clone(), position: self.merge.fetched(*id)? }))
-            .collect();
-        match self.take(&goes_on) {
-            Ok(()) => Ok(()),
-            Err(error) => self.tell(error),
         }
     }
 

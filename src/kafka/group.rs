@@ -119,6 +119,11 @@ impl Context {
         mem::take(&mut *self.rebalances.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether the group has decided something that has not been taken.
+    pub(super) fn has_rebalances(&self) -> bool {
+        !self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// From now on an assignment is declined at once.
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::Release);

@@ -11,7 +11,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::client::{ClientError, Cluster, KafkaSettings, Logged, Role, is_transient};
+use super::client::{ClientError, KafkaSettings, Logged, Role};
+use super::cluster::{Cluster, is_transient};
 use super::position::NextOffset;
 
 /// Why a topic could not be read to its end.

@@ -16,7 +16,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::client::{ClientError, Cluster, KafkaSettings};
+use super::client::{ClientError, KafkaSettings};
+use super::cluster::Cluster;
 use super::consume::{Consumption, Worker};
 use super::merge::Run;
 use super::position::{NextOffset, PartitionId, PartitionTable, TopicPartition};

@@ -13,7 +13,8 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use firstseen::kafka::admin::{Admin, TopicSettings};
-use firstseen::kafka::client::{Cluster, KafkaSettings, Preset};
+use firstseen::kafka::client::{KafkaSettings, Preset};
+use firstseen::kafka::cluster::Cluster;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
@@ -34,6 +35,9 @@ pub(crate) fn wait_for<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T 
         std::thread::park_timeout(Duration::from_millis(5));
     }
 }
+
+/// Any 16 bytes in base64: one cluster is as good as another.
+const CLUSTER_ID: &str = "Zmlyc3RzZWVudGVzdDAwMA";
 
 /// The broker of this test binary.
 pub(crate) fn broker() -> &'static Broker {
@@ -134,9 +138,7 @@ group.min.session.timeout.ms=1000
         );
         let config = dir.join("server.properties");
         fs::write(&config, properties).expect("target is writable");
-        let id = run("a cluster id", java(&libs, "kafka.tools.StorageTool").arg("random-uuid"));
-        let id = id.lines().last().expect("StorageTool prints an id").to_owned();
-        run("formatting Kafka's storage", java(&libs, "kafka.tools.StorageTool").args(["format", "-t", &id, "-c"]).arg(&config));
+        run("formatting Kafka's storage", java(&libs, "kafka.tools.StorageTool").args(["format", "-t", CLUSTER_ID, "-c"]).arg(&config));
         let broker = Broker { dir, port, process: Mutex::new(None) };
         broker.resurrect();
         broker

@@ -1,8 +1,12 @@
 //! Good messages, mutated: the decoder and the reference must say the same of each, record by record.
 
 use super::{Limits, NO_CLOCK, Said, at, decode, decode_bare, reference};
+use crate::defender::Reason;
 use crate::time::Span;
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+use std::collections::BTreeSet;
 
 const MIXED: &str = include_str!("../../../tests/golden/mixed_tables.json");
 const LINE: &str = include_str!("../../../tests/golden/export_line.json");
@@ -80,12 +84,14 @@ enum Mutation {
     Value(prop::sample::Index, prop::sample::Index),
     /// A pair is put at the start of an object.
     Pair(prop::sample::Index, prop::sample::Index, prop::sample::Index),
+    /// An element is put at the start of an array.
+    Element(prop::sample::Index, prop::sample::Index),
     /// Brackets around a value, many.
     Nest(prop::sample::Index, usize),
 }
 
 fn mutation() -> impl Strategy<Value = Mutation> {
-    use Mutation::{Byte, Cut, Drop, Mark, Nest, Pair, Splice, Value};
+    use Mutation::{Byte, Cut, Drop, Element, Mark, Nest, Pair, Splice, Value};
     let index = any::<prop::sample::Index>;
     prop_oneof![
         2 => (index(), any::<u8>()).prop_map(|(at, byte)| Byte(at, byte)),
@@ -95,6 +101,7 @@ fn mutation() -> impl Strategy<Value = Mutation> {
         1 => (index(), index(), 1..200usize, 0..BASES.len()).prop_map(|(at, from, len, base)| Splice(at, from, len, base)),
         6 => (index(), index()).prop_map(|(at, value)| Value(at, value)),
         6 => (index(), index(), index()).prop_map(|(at, key, value)| Pair(at, key, value)),
+        1 => (index(), index()).prop_map(|(at, value)| Element(at, value)),
         1 => (index(), 1..140usize).prop_map(|(at, levels)| Nest(at, levels)),
     ]
 }
@@ -147,6 +154,12 @@ fn apply(bytes: &mut Vec<u8>, mutation: &Mutation) {
                 bytes.splice(place..place, pair.bytes());
             }
         }
+        Mutation::Element(at, new) => {
+            let brackets = places(b'[', bytes);
+            if let Some(&place) = brackets.get(at.index(brackets.len().max(1))) {
+                bytes.splice(place..place, format!("{},", new.get(&VALUES)).bytes());
+            }
+        }
         Mutation::Nest(at, levels) => {
             if let Some(range) = value(at, bytes) {
                 bytes.splice(range.end..range.end, std::iter::repeat_n(b']', *levels));
@@ -169,6 +182,33 @@ fn both_read_the_good_messages_alike() {
         }
     }
     assert!(decode(MIXED.as_bytes(), &NO_CLOCK).said.iter().all(|said| matches!(said, Said::Record { .. })));
+}
+
+/// Agreement says little unless the mutations lead everywhere.
+#[test]
+fn the_mutations_reach_every_reason_that_bytes_can_have() {
+    let strategy = (0..BASES.len(), prop::collection::vec(mutation(), 1..5));
+    let mut runner = TestRunner::deterministic();
+    let (mut reasons, mut records, mut beside_dead) = (BTreeSet::new(), 0, 0);
+    for _ in 0..4000 {
+        let (base, mutations) = strategy.new_tree(&mut runner).unwrap().current();
+        let mut bytes = BASES[base].as_bytes().to_vec();
+        mutations.iter().for_each(|m| apply(&mut bytes, m));
+        let said = [decode(&bytes, &clock()).said, decode_bare(&bytes, &clock()).said];
+        for said in said {
+            let alive = said.iter().filter(|s| matches!(s, Said::Record { .. })).count();
+            records += alive;
+            beside_dead += usize::from(alive > 0 && alive < said.len());
+            reasons.extend(said.iter().filter_map(|s| match s {
+                Said::Dead { reason, .. } => Some(*reason),
+                Said::Record { .. } => None,
+            }));
+        }
+    }
+    reasons.insert(Reason::Empty); // of few bytes, which the test below makes
+    let unreached: Vec<Reason> = Reason::ALL.into_iter().filter(|r| !reasons.contains(r)).collect();
+    assert_eq!(unreached, [Reason::TooLarge, Reason::TimestampAhead]);
+    assert!(records > 1000 && beside_dead > 100, "{records} {beside_dead}");
 }
 
 proptest! {

@@ -1,0 +1,59 @@
+//! The commands, a file each. They wire parts together, speak to people and choose exit codes; they decide nothing else.
+
+mod backtest;
+mod check;
+mod demo;
+mod generate;
+mod run;
+
+use crate::cli::{Cli, Command};
+use crate::config::{Config, ConfigErrors, environment};
+use crate::kafka::client::ClientError;
+use crate::logging;
+use crate::service::ServiceError;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Wrong usage or configuration, as opposed to a failure while running.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+impl From<ConfigErrors> for Usage {
+    fn from(errors: ConfigErrors) -> Usage {
+        Usage(errors.to_string())
+    }
+}
+
+/// Loads a configuration; what is wrong with it is wrong usage.
+fn config(path: Option<&Path>) -> Result<Config, Usage> {
+    Ok(Config::load(path, environment())?)
+}
+
+/// Runs the command and gives its exit code: 0 done, 1 failed, 2 wrong usage or configuration.
+#[must_use]
+pub fn execute(cli: Cli) -> ExitCode {
+    let filter = std::env::var("RUST_LOG").ok();
+    if let Err(error) = logging::init(cli.log.as_deref(), filter.as_deref(), cli.verbose) {
+        eprintln!("error: {error}");
+        return ExitCode::from(2);
+    }
+    let result = match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Demo(args) => demo::demo(&args),
+        Command::Backtest(args) => backtest::backtest(&args),
+        Command::Generate(args) => generate::generate(&args),
+        Command::Check(args) => check::check(&args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            for line in format!("{error:#}").lines() {
+                eprintln!("error: {line}");
+            }
+            let reserved = matches!(error.downcast_ref(), Some(ServiceError::Client(ClientError::Reserved { .. })))
+                || matches!(error.downcast_ref(), Some(ClientError::Reserved { .. }));
+            ExitCode::from(if error.is::<Usage>() || reserved { 2 } else { 1 })
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! `firstseen backtest`: what would have been found in files, exactly.
+//!
+//! One thread reads, some decode, this one feeds the detector in arrival order. Changes are written in the order of `at` within
+//! each tenant, as they come; at the end of the input the clocks stay where the input left them.
+
+use super::config;
+use crate::cli;
+use crate::defender::batch::Batch;
+use crate::defender::decode::{Decoder, Limits};
+use crate::defender::reason::Reason;
+use crate::detector::{Detector, Settings};
+use crate::feed::{DeadLetter, Feed, Output};
+use crate::files::progress::Progress;
+use crate::files::{FileError, FileSource, Line};
+use crate::finding::json::to_json;
+use crate::finding::severity::Privileged;
+use crate::finding::{Change, ChangeKind};
+use crate::time::{Span, Ticks};
+use crate::{host_clock, stage};
+use anyhow::Context;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+/// Lines of input that are decoded together.
+#[derive(Debug, Default)]
+struct Block {
+    bytes: Vec<u8>,
+    lines: Vec<Place>,
+    /// Files that could not be read further, and lines that are too long.
+    errors: Vec<FileError>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    end: usize,
+    file: u32,
+    number: u64,
+    bare: bool,
+}
+
+/// A block is closed at this many bytes.
+const BLOCK: usize = 1 << 20;
+/// Blocks that wait before and behind each decoder.
+const DEPTH: usize = 2;
+
+pub(super) fn backtest(args: &cli::Backtest) -> anyhow::Result<ExitCode> {
+    let config = config(args.config.as_deref())?;
+    let settings = config.detector_settings();
+    let begun = host_clock::now();
+    let limits = Limits { independent_clock: Some(begun), max_clock_skew: settings.max_clock_skew };
+    let source = FileSource::open(&args.paths)?.horizon(begun.plus(settings.max_clock_skew));
+    let paths: Arc<Vec<PathBuf>> = Arc::new((0..source.files() as u32).map(|n| source.path(n).to_owned()).collect());
+    let progress = Progress::new(&source);
+    // Beside the two threads that read and detect.
+    let threads = args.threads.map_or_else(|| thread::available_parallelism().map_or(1, |n| n.get().saturating_sub(1)), usize::from).max(1);
+
+    let read = Arc::new(AtomicU64::new(0));
+    let mut decoded = start_reading(source, threads, limits, &read)?;
+    let mut out = Writer {
+        settings: settings.clone(),
+        privileged: Privileged::new(&config.detection.privileged_servers).unwrap_or_else(|_| Privileged::none()),
+        changes: args.changes.as_deref().map(create).transpose()?,
+        dead_letters: args.dead_letters.as_deref().map(create).transpose()?,
+        paths,
+        place: None,
+        first_offence: None,
+        counts: BTreeMap::new(),
+        open: 0,
+        failed: None,
+    };
+    let mut feed = Feed::new(Detector::new(settings));
+    let mut damaged = 0;
+    while let Some((block, batch)) = decoded.recv() {
+        for item in batch.items() {
+            if let crate::defender::batch::Item::Message { source } = item {
+                out.place = block.lines.get(source as usize).copied();
+            }
+            feed.item(item, &mut out);
+        }
+        for error in &block.errors {
+            progress.say(&format!("warning: {error}"));
+            match error {
+                FileError::LineTooLong { .. } => *feed.tally.dead.entry(Reason::TooLarge.as_str()).or_default() += 1,
+                _ => damaged += 1,
+            }
+        }
+        if let Some(error) = out.failed.take() {
+            return Err(error.into());
+        }
+        progress.show(read.load(Ordering::Relaxed), format!("{} records, {} findings open", feed.tally.records(), out.open));
+    }
+    progress.finish();
+    out.flush()?;
+    summary(&feed, &out);
+    Ok(ExitCode::from(u8::from(damaged > 0)))
+}
+
+fn start_reading(mut source: FileSource, threads: usize, limits: Limits, read: &Arc<AtomicU64>) -> anyhow::Result<stage::Outlet<(Block, Batch)>> {
+    let make = move || {
+        let mut decoder = Decoder::new();
+        move |block: Block| {
+            let (mut batch, mut start) = (Batch::new(), 0);
+            for (tag, line) in block.lines.iter().enumerate() {
+                let bytes = block.bytes.get(start..line.end).unwrap_or_default();
+                if line.bare {
+                    batch.push_bare(&mut decoder, tag as u64, bytes, &limits);
+                } else {
+                    batch.push_message(&mut decoder, tag as u64, bytes, &limits);
+                }
+                start = line.end;
+            }
+            // The batch keeps what it needs: the places go on, the bytes don't.
+            (Block { bytes: Vec::new(), ..block }, batch)
+        }
+    };
+    let (mut inlet, outlet) = stage::spawn("decode", threads, DEPTH, make)?;
+    let read = Arc::clone(read);
+    thread::Builder::new().name("read".to_owned()).spawn(move || {
+        let (mut block, mut line) = (Block::default(), Line::default());
+        loop {
+            let more = match source.read(&mut line) {
+                Some(Ok(())) => {
+                    block.bytes.extend_from_slice(&line.bytes);
+                    block.lines.push(Place { end: block.bytes.len(), file: line.file, number: line.number, bare: line.bare });
+                    true
+                }
+                Some(Err(error)) => {
+                    block.errors.push(error);
+                    true
+                }
+                None => false,
+            };
+            if !more || block.bytes.len() >= BLOCK {
+                read.store(source.bytes_read(), Ordering::Relaxed);
+                if !inlet.send(std::mem::take(&mut block)) || !more {
+                    return;
+                }
+                block.bytes.reserve(BLOCK + (64 << 10));
+            }
+        }
+    })?;
+    Ok(outlet)
+}
+
+fn create(path: &Path) -> anyhow::Result<Box<dyn Write>> {
+    if path.as_os_str() == "-" {
+        return Ok(Box::new(BufWriter::new(io::stdout())));
+    }
+    let file = File::create(path).with_context(|| format!("{} can't be written", path.display()))?;
+    Ok(Box::new(BufWriter::with_capacity(1 << 18, file)))
+}
+
+/// Writes changes and dead letters, and counts them.
+struct Writer {
+    settings: Settings,
+    privileged: Privileged,
+    changes: Option<Box<dyn Write>>,
+    dead_letters: Option<Box<dyn Write>>,
+    paths: Arc<Vec<PathBuf>>,
+    place: Option<Place>,
+    first_offence: Option<String>,
+    counts: BTreeMap<&'static str, u64>,
+    open: u64,
+    failed: Option<io::Error>,
+}
+
+impl Writer {
+    fn line(to: &mut Option<Box<dyn Write>>, text: &str, failed: &mut Option<io::Error>) {
+        if let Some(to) = to
+            && let Err(error) = to.write_all(text.as_bytes()).and_then(|()| to.write_all(b"\n"))
+        {
+            failed.get_or_insert(error);
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        [&mut self.changes, &mut self.dead_letters].into_iter().flatten().try_for_each(|to| to.flush())
+    }
+}
+
+impl Output for Writer {
+    fn change(&mut self, change: Box<Change>) {
+        *self.counts.entry(change.kind.as_str()).or_default() += 1;
+        match change.kind {
+            ChangeKind::Opened => self.open += 1,
+            ChangeKind::Updated => {}
+            ChangeKind::Retracted | ChangeKind::Closed => self.open -= 1,
+        }
+        if self.changes.is_some() {
+            let text = to_json(&change, &self.settings, &self.privileged);
+            Self::line(&mut self.changes, &text, &mut self.failed);
+        }
+    }
+
+    fn dead_letter(&mut self, letter: DeadLetter<'_>) {
+        let path = self.place.and_then(|p| self.paths.get(p.file as usize));
+        let (path, number) = (path.map_or("?".into(), |p| p.display().to_string()), self.place.map_or(0, |p| p.number));
+        if self.first_offence.is_none() {
+            let record = letter.index.map_or_else(String::new, |n| format!(", record {n}"));
+            self.first_offence = Some(format!("{path}, line {number}{record}: {}", letter.error));
+        }
+        if self.dead_letters.is_some() {
+            let line = serde_json::json!({
+                "reason": letter.reason.as_str(), "error": letter.error, "file": path, "line": number, "record": letter.index,
+                "raw": String::from_utf8_lossy(letter.raw),
+            });
+            Self::line(&mut self.dead_letters, &line.to_string(), &mut self.failed);
+        }
+    }
+}
+
+fn summary(feed: &Feed, out: &Writer) {
+    let tally = &feed.tally;
+    let count = |kind: ChangeKind| out.counts.get(kind.as_str()).copied().unwrap_or(0);
+    let skipped: u64 = tally.skipped.values().sum();
+    eprintln!(
+        "{} records in {} messages: {} network events, {} inventory rows, {} of other tables, {} repeats",
+        tally.records(),
+        tally.messages,
+        tally.network,
+        tally.device,
+        skipped,
+        tally.repeats
+    );
+    for (tenant, clock) in feed.detector.clocks() {
+        let since = feed.detector.observed_since(tenant).unwrap_or(clock);
+        let days = Span(clock.0 - since.0).0 as f64 / Span::days(1).0 as f64;
+        let name = if tenant.is_empty() { "(no tenant id)" } else { tenant };
+        eprintln!("tenant {name}: {since} to {} ({days:.1} days)", Ticks(clock.0));
+    }
+    eprintln!(
+        "findings: {} opened, {} updated, {} retracted, {} closed; {} open at the end",
+        count(ChangeKind::Opened),
+        count(ChangeKind::Updated),
+        count(ChangeKind::Retracted),
+        count(ChangeKind::Closed),
+        out.open
+    );
+    let dead: u64 = tally.dead.values().sum();
+    if dead > 0 {
+        let reasons: Vec<String> = tally.dead.iter().map(|(reason, n)| format!("{n} {reason}")).collect();
+        eprintln!("dead letters: {dead} ({}); look at them with --dead-letters FILE", reasons.join(", "));
+    }
+    if let Some(first) = &out.first_offence {
+        eprintln!("first: {first}");
+    }
+}

@@ -1,0 +1,34 @@
+//! `firstseen check`: is the configuration good, and can its brokers be reached?
+
+use super::config;
+use crate::cli;
+use crate::kafka::admin::Admin;
+use crate::kafka::source::SourceError;
+use crate::service::kafka_settings;
+use std::process::ExitCode;
+use std::time::Duration;
+
+pub(super) fn check(args: &cli::Check) -> anyhow::Result<ExitCode> {
+    let config = config(Some(&args.config))?;
+    let kafka = kafka_settings(&config);
+    kafka.check()?;
+    println!("configuration: good");
+    if args.offline {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let admin = Admin::new(&kafka, Duration::from_secs(10))?;
+    for topic in &config.input.topics {
+        let partitions = admin.partitions(topic)?.ok_or_else(|| SourceError::MissingTopic { topic: topic.clone() })?;
+        println!("input topic {topic}: {} partitions", partitions.len());
+    }
+    for (key, topic) in
+        [("output.findings_topic", &config.output.findings_topic), ("output.dead_letter_topic", &config.output.dead_letter_topic)]
+    {
+        match admin.partitions(topic)? {
+            Some(partitions) => println!("{key} {topic}: {} partitions", partitions.len()),
+            None if config.output.create_topics => println!("{key} {topic}: is not there, run will create it"),
+            None => anyhow::bail!("{key}: topic \"{topic}\" does not exist: create it, or set output.create_topics = true"),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

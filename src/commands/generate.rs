@@ -1,0 +1,84 @@
+//! `firstseen generate`: a synthetic fleet's messages into a file or a topic.
+
+use super::{Usage, config};
+use crate::cli;
+use crate::fleet::write::{Compression, write_to};
+use crate::fleet::{Attack, Fleet, FleetOptions};
+use crate::kafka::sink::{PublishError, Sink, SinkLimits};
+use crate::service::kafka_settings;
+use crate::time::Span;
+use std::fs::File;
+use std::io::{self, BufWriter};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+pub(super) fn generate(args: &cli::Generate) -> anyhow::Result<ExitCode> {
+    let mut options = FleetOptions { seed: args.seed, devices: args.devices, span: Span::days(i64::from(args.days)), ..FleetOptions::default() };
+    options.records_per_device_day = args.rate;
+    if args.attack {
+        options.attack = Some(Attack { at: options.start.plus(options.span).minus(Span::minutes(10)) });
+    }
+    let fleet = Fleet::new(&options);
+    if args.attack {
+        let target = fleet.attack().ok_or_else(|| Usage("--attack: this fleet has no server with rare software; use more --devices".to_owned()))?;
+        eprintln!("attack: {} to {}:{} ({}), first at {}", target.device_name, target.remote_ip, target.remote_port, target.remote_url, target.at);
+    }
+    let (messages, bytes) = match (&args.out, &args.topic) {
+        (Some(path), _) => into_file(path, fleet)?,
+        (None, Some(topic)) => into_topic(topic, args.config.as_deref(), fleet)?,
+        (None, None) => return Err(Usage("--out or --topic is needed".to_owned()).into()),
+    };
+    eprintln!("{messages} messages, {bytes} bytes");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn into_file(path: &Path, fleet: Fleet) -> anyhow::Result<(u64, u64)> {
+    use anyhow::Context;
+    let written = if path.as_os_str() == "-" {
+        write_to(&mut BufWriter::new(io::stdout().lock()), fleet, Compression::None)?
+    } else {
+        let file = File::create(path).with_context(|| format!("--out {} can't be written", path.display()))?;
+        write_to(&mut BufWriter::with_capacity(1 << 20, file), fleet, Compression::of(path))?
+    };
+    Ok((written.messages, written.bytes))
+}
+
+fn into_topic(topic: &str, config_path: Option<&Path>, fleet: Fleet) -> anyhow::Result<(u64, u64)> {
+    let config = config(config_path)?;
+    let kafka = kafka_settings(&config);
+    let sink = Sink::new(&kafka, SinkLimits::default())?;
+    let (mut messages, mut bytes) = (0u64, 0u64);
+    for message in fleet {
+        bytes += message.bytes.len() as u64;
+        let mut next = Box::new(crate::kafka::sink::Outgoing {
+            topic: topic.to_owned(),
+            // No useful key, as with Defender: messages go round the partitions.
+            key: messages.to_le_bytes().to_vec(),
+            headers: Vec::new(),
+            payload: message.bytes,
+            token: messages,
+        });
+        messages += 1;
+        loop {
+            match sink.publish(*next) {
+                Ok(()) => break,
+                Err(PublishError::Full(back)) => {
+                    next = back;
+                    if let Ok(delivery) = sink.deliveries().recv_timeout(Duration::from_secs(30)) {
+                        delivery.result?;
+                    }
+                }
+                Err(PublishError::Refused(_, error)) => return Err(error.into()),
+            }
+        }
+        while let Ok(delivery) = sink.deliveries().try_recv() {
+            delivery.result?;
+        }
+    }
+    sink.flush(Duration::from_secs(60))?;
+    while let Ok(delivery) = sink.deliveries().try_recv() {
+        delivery.result?;
+    }
+    Ok((messages, bytes))
+}

@@ -1,0 +1,96 @@
+//! Judged records by places, not strings: what a batch keeps, and what becomes an [`event`](super::event) on delivery.
+//!
+//! Invariant: a row's places count from the start of its message, and of the message's part of the arena. Judging is left to
+//! [`row`](super::row); keeping the bytes to [`decode`](super::decode) and [`batch`](super::batch).
+
+use super::event::{Body, DeviceInfo, NetworkEvent, Record};
+use super::fault::Fault;
+use super::token::Text;
+use crate::time::Ticks;
+
+/// A judged element of `records`: places in the message, and in its part of the arena of unescaped strings.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Row {
+    /// Position in `records`; `None` stands for the whole message.
+    pub(super) index: Option<u32>,
+    /// The element's own bytes.
+    pub(super) start: u32,
+    /// See `start`; exclusive.
+    pub(super) end: u32,
+    /// What it holds, or why it does not count.
+    pub(super) outcome: Result<Packed, Fault>,
+}
+
+/// A [`Record`] by places.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Packed {
+    pub(super) arrival: Ticks,
+    pub(super) tenant: Text,
+    pub(super) body: PackedBody,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum PackedBody {
+    Network(PackedNetwork),
+    Device { timestamp: Ticks, device_id: Text, device_name: Text, os_platform: Text, device_type: Text },
+    Skipped(Text),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PackedNetwork {
+    pub(super) timestamp: Ticks,
+    pub(super) report_id: i64,
+    pub(super) remote_port: Option<u16>,
+    pub(super) device_id: Text,
+    pub(super) device_name: Text,
+    pub(super) action_type: Text,
+    pub(super) remote_ip: Text,
+    pub(super) remote_ip_type: Text,
+    pub(super) remote_url: Text,
+    pub(super) company: Text,
+    pub(super) product: Text,
+    pub(super) file_name: Text,
+    pub(super) folder_path: Text,
+    pub(super) command_line: Text,
+    pub(super) sha256: Text,
+    pub(super) account_name: Text,
+    pub(super) account_domain: Text,
+}
+
+impl Packed {
+    /// The record, borrowing from the message and its part of the arena.
+    #[inline]
+    pub(super) fn record<'a>(&self, message: &'a str, arena: &'a str) -> Record<'a> {
+        let text = |t: Text| t.resolve(message, arena);
+        let body = match &self.body {
+            PackedBody::Network(n) => Body::Network(NetworkEvent {
+                timestamp: n.timestamp,
+                device_id: text(n.device_id),
+                device_name: text(n.device_name),
+                report_id: n.report_id,
+                action_type: text(n.action_type),
+                remote_ip: text(n.remote_ip),
+                remote_ip_type: text(n.remote_ip_type),
+                remote_port: n.remote_port,
+                remote_url: text(n.remote_url),
+                company: text(n.company),
+                product: text(n.product),
+                file_name: text(n.file_name),
+                folder_path: text(n.folder_path),
+                command_line: text(n.command_line),
+                sha256: text(n.sha256),
+                account_name: text(n.account_name),
+                account_domain: text(n.account_domain),
+            }),
+            &PackedBody::Device { timestamp, device_id, device_name, os_platform, device_type } => Body::Device(DeviceInfo {
+                timestamp,
+                device_id: text(device_id),
+                device_name: text(device_name),
+                os_platform: text(os_platform),
+                device_type: text(device_type),
+            }),
+            &PackedBody::Skipped(category) => Body::Skipped(text(category)),
+        };
+        Record { arrival: self.arrival, tenant: text(self.tenant), body }
+    }
+}

@@ -1,0 +1,137 @@
+//! Questions about the cluster: which partitions a topic has, where their logs start and end.
+//!
+//! Invariant: a question is answered, refused, or given up after a known time with librdkafka's reason; an answer that a moment may
+//! change (a leader being elected) is asked for again. Nothing is created or joined.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use super::client::{ClientError, KafkaSettings, Logged, Role, client_error};
+use super::position::NextOffset;
+
+/// Errors that go away by themselves when the broker is back.
+pub(super) fn is_transient(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as E;
+    matches!(
+        code,
+        E::BrokerTransportFailure
+            | E::AllBrokersDown
+            | E::OperationTimedOut
+            | E::RequestTimedOut
+            | E::Resolve
+            | E::LeaderNotAvailable
+            | E::NotLeaderForPartition
+            | E::BrokerNotAvailable
+            | E::CoordinatorLoadInProgress
+            | E::CoordinatorNotAvailable
+            | E::NotCoordinator
+            | E::NetworkException
+            | E::OffsetNotAvailable
+            | E::UnknownLeaderEpoch
+            | E::FencedLeaderEpoch
+    )
+}
+
+/// A connection for questions about topics.
+pub struct Cluster {
+    consumer: BaseConsumer<Logged>,
+    bootstrap_servers: String,
+    patience: Duration,
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster").field("bootstrap_servers", &self.bootstrap_servers).finish_non_exhaustive()
+    }
+}
+
+/// How often an answer that may be a moment old (a topic just created) is asked for again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+impl Cluster {
+    /// Makes the client; connects when the first question is asked. `patience` bounds how long each question may take.
+    ///
+    /// # Errors
+    /// The settings are refused.
+    pub fn new(settings: &KafkaSettings, patience: Duration) -> Result<Self, ClientError> {
+        Cluster::of(settings.config(Role::Metadata, 1)?, settings, patience)
+    }
+
+    /// Like [`new`](Cluster::new), but ends are those of everything that is written, also inside an open transaction.
+    pub(super) fn uncommitted(settings: &KafkaSettings, patience: Duration) -> Result<Self, ClientError> {
+        let mut config = settings.config(Role::Metadata, 1)?;
+        config.set("isolation.level", "read_uncommitted");
+        Cluster::of(config, settings, patience)
+    }
+
+    fn of(config: ClientConfig, settings: &KafkaSettings, patience: Duration) -> Result<Self, ClientError> {
+        let consumer = config.create_with_context(Logged::default()).map_err(client_error)?;
+        Ok(Cluster { consumer, bootstrap_servers: settings.bootstrap_servers.clone(), patience })
+    }
+
+    /// The same connection with another patience.
+    pub(super) fn with_patience(self, patience: Duration) -> Self {
+        Cluster { patience, ..self }
+    }
+
+    /// The topic's partition numbers, ascending; `None` when there is no such topic.
+    ///
+    /// # Errors
+    /// No broker answered in time, or access is refused.
+    pub fn partitions(&self, topic: &str) -> Result<Option<Vec<i32>>, ClientError> {
+        self.ask(topic, |timeout| {
+            let metadata = self.consumer.fetch_metadata(Some(topic), timeout)?;
+            let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else { return Ok(None) };
+            match found.error().map(RDKafkaErrorCode::from) {
+                None => {}
+                Some(RDKafkaErrorCode::UnknownTopicOrPartition) => return Ok(None),
+                Some(code) => return Err(KafkaError::MetadataFetch(code)),
+            }
+            let mut partitions: Vec<i32> = found.partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect();
+            partitions.sort_unstable();
+            Ok(Some(partitions).filter(|p| !p.is_empty()))
+        })
+    }
+
+    /// Where the partition's log starts and ends: the first offset that is there, and the offset of the next message to come (or of the
+    /// first that an open transaction holds back, with the usual `isolation.level`).
+    ///
+    /// # Errors
+    /// No broker answered in time, or access is refused.
+    pub fn ends(&self, topic: &str, partition: i32) -> Result<(NextOffset, NextOffset), ClientError> {
+        let (low, high) = self.ask(topic, |timeout| self.consumer.fetch_watermarks(topic, partition, timeout))?;
+        Ok((NextOffset(low), NextOffset(high)))
+    }
+
+    fn ask<T>(&self, topic: &str, question: impl Fn(Duration) -> Result<T, KafkaError>) -> Result<T, ClientError> {
+        let deadline = Instant::now() + self.patience;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let error = match question(left.clamp(PAUSE, Duration::from_secs(2))) {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            // Serves the log and error events, so that `last_error` knows why.
+            for _ in 0..64 {
+                self.consumer.poll(Duration::ZERO);
+            }
+            let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
+            match code {
+                RDKafkaErrorCode::TopicAuthorizationFailed => return Err(ClientError::Forbidden { topic: topic.to_owned() }),
+                code if !is_transient(code) => return Err(ClientError::Answer { topic: topic.to_owned(), code }),
+                code if Instant::now() >= deadline => {
+                    let reason = self.consumer.context().last_error().unwrap_or_else(|| code.to_string());
+                    let bootstrap_servers = self.bootstrap_servers.clone();
+                    return Err(ClientError::Unreachable { bootstrap_servers, waited: self.patience, reason });
+                }
+                _ => {
+                    self.consumer.poll(PAUSE);
+                }
+            }
+        }
+    }
+}

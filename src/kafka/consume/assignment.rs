@@ -1,0 +1,165 @@
+//! What the group's decisions, and lost ranges, mean for the source's thread: where each partition goes on, and what is told.
+//!
+//! Invariant: fetching starts at positions that are known here (delivered, stored, or the log's end or start as configured), only when
+//! every partition is owned; librdkafka never chooses one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+use std::time::Instant;
+
+use rdkafka::consumer::Consumer;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::{Flow, Lane, RETRY, Stopped, Worker, refused};
+use crate::kafka::position::{PartitionId, TopicPartition};
+use crate::kafka::source::{Assigned, SourceError, SourceEvent, Start};
+
+impl Worker {
+    pub(super) fn revoke(&mut self) -> Flow {
+        self.lanes.clear();
+        self.merge.revoke();
+        self.out_of_range.clear();
+        self.blocked = None;
+        self.caught_up = false;
+        self.partial = None;
+        self.committed.clear();
+        self.flush()?;
+        self.send(SourceEvent::Revoked)
+    }
+
+    /// Carries out what the group decided. The inner error is to be retried.
+    pub(super) fn assign(&mut self, owned: &[TopicPartition]) -> Result<Result<(), SourceError>, Stopped> {
+        let mut all = Vec::new();
+        for topic in &self.config.topics {
+            match self.io.cluster.partitions(topic) {
+                Ok(Some(partitions)) => {
+                    all.extend(partitions.into_iter().map(|partition| TopicPartition { topic: topic.clone(), partition }))
+                }
+                Ok(None) => return Ok(Err(SourceError::MissingTopic { topic: topic.clone() })),
+                Err(error) => return Ok(Err(error.into())),
+            }
+        }
+        if all.iter().any(|of| !owned.contains(of)) {
+            // The group waits for an answer to its assignment: none of it is taken.
+            if let Err(error) = self.consumer.assign(&TopicPartitionList::new()) {
+                return Ok(Err(refused(&error)));
+            }
+            let partial = (owned.len(), all.len());
+            if self.partial.replace(partial) != Some(partial) {
+                self.send(SourceEvent::PartialAssignment { owned: partial.0, total: partial.1 })?;
+            }
+            return Ok(Ok(()));
+        }
+        let mut assigned = Vec::new();
+        let mut gaps = Vec::new();
+        for of in all {
+            let (low, high) = match self.io.cluster.ends(&of.topic, of.partition) {
+                Ok(ends) => ends,
+                Err(error) => return Ok(Err(error.into())),
+            };
+            let known = self.table.id(&of.topic, of.partition).and_then(|id| self.merge.position(id));
+            let stored = known.or_else(|| self.config.positions.get(&(of.topic.clone(), of.partition)).copied());
+            let mut position = match stored {
+                Some(stored) => stored,
+                None if self.config.start == Start::Latest && !self.topic_is_known(&of.topic) => high,
+                None => low,
+            };
+            if position > high {
+                return self.fatal(SourceError::PositionBeyondEnd { partition: of, stored: position, end: high });
+            }
+            if position < low {
+                gaps.push((of.clone(), position, low));
+                position = low;
+            }
+            assigned.push((of, position));
+        }
+        let assigned: Vec<Assigned> = assigned
+            .into_iter()
+            .map(|(of, position)| Assigned { id: self.table.register(&of.topic, of.partition), of, position })
+            .collect();
+        let topics = &self.config.topics;
+        self.merge.assign(assigned.iter().map(|a| (a.id, self.table.rank(a.id, topics), a.position)));
+        if let Err(error) = self.take(&assigned) {
+            return Ok(Err(error));
+        }
+        self.io.shared.delivered().extend(assigned.iter().map(|a| (a.id, (a.of.clone(), a.position))));
+        self.partial = None;
+        self.send(SourceEvent::Assigned(assigned))?;
+        for (of, from, to) in gaps {
+            let partition = self.table.register(&of.topic, of.partition);
+            self.send(SourceEvent::Gap { partition, from, to })?;
+        }
+        Ok(Ok(()))
+    }
+
+    /// Whether some partition of the topic has been read before, so that one without a position is new and starts at its start.
+    fn topic_is_known(&self, topic: &str) -> bool {
+        self.config.positions.keys().any(|(known, _)| known == topic)
+            || self.table.iter().any(|(id, of)| of.topic == topic && self.merge.position(id).is_some())
+    }
+
+    /// Starts fetching: each partition into a queue of its own.
+    fn take(&mut self, assigned: &[Assigned]) -> Result<(), SourceError> {
+        let mut list = TopicPartitionList::new();
+        let mut lanes = BTreeMap::new();
+        for a in assigned {
+            list.add_partition_offset(&a.of.topic, a.of.partition, Offset::Offset(a.position.0)).map_err(|error| refused(&error))?;
+            let mut queue = self
+                .consumer
+                .split_partition_queue(&a.of.topic, a.of.partition)
+                .ok_or_else(|| SourceError::Refused { reason: format!("no queue for {}", a.of) })?;
+            let wake = self.io.wake.0.clone();
+            queue.set_nonempty_callback(move || {
+                let _ = wake.try_send(());
+            });
+            lanes.insert(a.id, Lane { of: a.of.clone(), queue, queued_bytes: 0 });
+        }
+        self.lanes = lanes;
+        self.consumer.assign(&list).map_err(|error| refused(&error))
+    }
+
+    /// Partitions whose next message is gone: librdkafka has stopped fetching them, and starts again only with a new assignment.
+    pub(super) fn recover_range(&mut self) -> Flow {
+        // What the group has taken back meanwhile must not be assigned again.
+        if self.range_due > Instant::now() || self.consumer.context().has_rebalances() {
+            return Ok(());
+        }
+        let lost = mem::take(&mut self.out_of_range);
+        let error = match self.skip_what_is_gone(&lost)? {
+            Ok(()) => {
+                let goes_on: Vec<Assigned> = self
+                    .lanes
+                    .iter()
+                    .filter_map(|(id, lane)| Some(Assigned { id: *id, of: lane.of.clone(), position: self.merge.fetched(*id)? }))
+                    .collect();
+                match self.take(&goes_on) {
+                    Ok(()) => return Ok(()),
+                    Err(error) => error,
+                }
+            }
+            Err(error) => error,
+        };
+        self.out_of_range.extend(lost);
+        self.range_due = Instant::now() + RETRY;
+        self.tell(error)
+    }
+
+    /// Moves each of these partitions to its log's start, if that has overtaken it. The inner error is to be retried.
+    fn skip_what_is_gone(&mut self, lost: &BTreeSet<PartitionId>) -> Result<Result<(), SourceError>, Stopped> {
+        for id in lost {
+            let Some((of, from)) = self.lanes.get(id).map(|l| l.of.clone()).zip(self.merge.fetched(*id)) else { continue };
+            let (low, high) = match self.io.cluster.ends(&of.topic, of.partition) {
+                Ok(ends) => ends,
+                Err(error) => return Ok(Err(error.into())),
+            };
+            if from > high {
+                return self.fatal(SourceError::PositionBeyondEnd { partition: of, stored: from, end: high });
+            }
+            if from < low {
+                self.merge.skip(*id, low);
+                self.send(SourceEvent::Gap { partition: *id, from, to: low })?;
+            }
+        }
+        Ok(Ok(()))
+    }
+}

@@ -1,0 +1,166 @@
+//! The running service: source → decode → task → publisher, each on its own threads, with bounded queues between.
+//!
+//! Owns the start (recovery included), the threads and the drain. What is decided about records is [`crate::task`]'s and the
+//! detector's. A slow sink makes the source wait, all the way back.
+
+mod core;
+mod publisher;
+mod snapshots;
+mod start;
+
+use crate::config::Config;
+use crate::host_clock;
+use crate::http::HttpError;
+use crate::kafka::admin::AdminError;
+use crate::kafka::client::{ClientError, KafkaSettings, Preset};
+use crate::kafka::readback::ReadbackError;
+use crate::kafka::sink::SinkError;
+use crate::kafka::source::SourceError;
+use crate::metrics::Metrics;
+use crate::state::StateError;
+use crate::state::disk::DirectoryError;
+use crate::view::{Health, View};
+use crossbeam_channel::Receiver;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Why the service can't start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// The state directory can't be used.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The state can't be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The journal can't be written: nothing more may be published.
+    #[error("the order journal can't be written: {0}; make room in state.dir and start again, nothing is lost")]
+    Journal(io::Error),
+    /// A client could not be made, or no broker answers.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// A topic.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// What is published already can't be read.
+    #[error(transparent)]
+    Readback(#[from] ReadbackError),
+    /// The input.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The output.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    /// The HTTP endpoint.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// A thread could not be started.
+    #[error("a thread could not be started: {0}")]
+    Thread(io::Error),
+    /// A thread ended that never does.
+    #[error("the {0} thread ended unexpectedly; what was not acknowledged is published again after a restart, once")]
+    Ended(&'static str),
+}
+
+/// What the service's threads share with whoever looks at it.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Open findings and clocks.
+    pub view: Arc<View>,
+    /// Live and ready.
+    pub health: Arc<Health>,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// Messages consumed since the start.
+    pub consumed: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Shared {
+            view: Arc::new(View::new()),
+            health: Arc::new(Health::new()),
+            metrics: Arc::new(Metrics::new(host_clock::monotonic())),
+            consumed: Arc::new(AtomicU64::new(0)),
+            stop: Arc::new(AtomicBool::new(false)),
+        }
+    }
+}
+
+impl Shared {
+    /// Asks for a drain: no more input, a last snapshot, everything acknowledged, positions committed.
+    pub fn request_stop(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+}
+
+/// A running service.
+#[derive(Debug)]
+pub struct Service {
+    /// What can be looked at.
+    pub shared: Shared,
+    outcome: Receiver<Result<(), ServiceError>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// How long a drain may take: then what is not acknowledged is left to the next start.
+pub const DRAIN_WITHIN: Duration = Duration::from_secs(8);
+
+impl Service {
+    /// Restores the state, checks brokers and topics, and starts the threads. Blocking: call it off the async runtime.
+    ///
+    /// # Errors
+    /// Whatever keeps it from starting, in words that say what to do.
+    pub fn start(config: &Config, shared: Shared) -> Result<Service, ServiceError> {
+        let core = start::prepare(config, &shared)?;
+        let (tell, outcome) = crossbeam_channel::bounded(1);
+        let health = Arc::clone(&shared.health);
+        let thread = std::thread::Builder::new()
+            .name("task".to_owned())
+            .spawn(move || {
+                let result = core.run();
+                if let Err(error) = &result {
+                    health.set_dead(error.to_string());
+                }
+                // The owner may be gone already.
+                let _ = tell.send(result);
+            })
+            .map_err(ServiceError::Thread)?;
+        Ok(Service { shared, outcome, thread: Some(thread) })
+    }
+
+    /// How it ended, once it has.
+    #[must_use]
+    pub fn ended(&self, within: Duration) -> Option<Result<(), ServiceError>> {
+        self.outcome.recv_timeout(within).ok()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.shared.request_stop();
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported on stderr.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The configuration's view of Kafka as its clients take it.
+#[must_use]
+pub fn kafka_settings(config: &Config) -> KafkaSettings {
+    KafkaSettings {
+        bootstrap_servers: config.kafka.bootstrap_servers.clone(),
+        preset: match config.kafka.preset {
+            crate::config::Preset::Kafka => Preset::Kafka,
+            crate::config::Preset::EventHubs => Preset::EventHubs,
+        },
+        properties: config.kafka.exposed_properties(),
+        group_id: config.input.group_id.clone(),
+        client_id: "firstseen".to_owned(),
+    }
+}

@@ -1,0 +1,248 @@
+//! Journal first, publish second: one thread that appends to the order journal, syncs it when changes wait, and publishes them.
+//!
+//! Invariant (INV-journal): a message is handed to the broker only after everything that the task consumed before it is synced.
+//! Work that came in meanwhile is taken together: one sync for all (group sync).
+
+use super::ServiceError;
+use crate::host_clock;
+use crate::kafka::sink::{Delivery, Outgoing, PublishError, Sink, SinkError};
+use crate::metrics::Metrics;
+use crate::state::disk::DiskFile;
+use crate::state::snapshot::Positions;
+use crate::state::Store;
+use crate::task::Publication;
+use crate::time::Ticks;
+use crossbeam_channel::{Receiver, Sender};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The output topics, seen from here: the seam at which tests put a broker of their own.
+pub(super) trait Publish: Send {
+    fn publish(&self, outgoing: Outgoing) -> Result<(), PublishError>;
+    fn next_delivery(&self, wait: Duration) -> Option<Delivery>;
+    fn fatal(&self) -> Option<SinkError>;
+}
+
+impl Publish for Sink {
+    fn publish(&self, outgoing: Outgoing) -> Result<(), PublishError> {
+        Sink::publish(self, outgoing)
+    }
+    fn next_delivery(&self, wait: Duration) -> Option<Delivery> {
+        if wait.is_zero() { self.deliveries().try_recv().ok() } else { self.deliveries().recv_timeout(wait).ok() }
+    }
+    fn fatal(&self) -> Option<SinkError> {
+        Sink::fatal(self)
+    }
+}
+
+/// What the publisher is asked to do, in order.
+pub(super) enum Work {
+    /// Append journal bytes, then publish.
+    Step { journal: Vec<u8>, publications: Vec<Publication> },
+    /// Sync, and go on in segment `n`. `fence` hears the output positions of this moment once all that was published before it is
+    /// acknowledged: then a snapshot of this moment may count.
+    Rotate { segment: u64, fence: Sender<Positions> },
+    /// Wait until everything is acknowledged, then say so.
+    Drain { done: Sender<()> },
+}
+
+struct Waiting {
+    topic: String,
+    appended: Option<Ticks>,
+}
+
+struct Fence {
+    before: u64,
+    positions: Positions,
+    tell: Sender<Positions>,
+}
+
+pub(super) struct Publisher<P> {
+    pub(super) store: Store,
+    pub(super) journal: Box<dyn DiskFile>,
+    pub(super) sink: P,
+    pub(super) metrics: Arc<Metrics>,
+    /// End of each output partition, as far as it is known: nothing that is published from now on stands before it.
+    pub(super) output: Positions,
+    pub(super) work: Receiver<Work>,
+    outstanding: BTreeMap<u64, Waiting>,
+    next_token: u64,
+    fences: Vec<Fence>,
+    drains: Vec<Sender<()>>,
+    unsynced: bool,
+}
+
+/// Work that is taken together before a sync.
+const GROUP: usize = 256;
+
+impl<P: Publish> Publisher<P> {
+    pub(super) fn new(store: Store, journal: Box<dyn DiskFile>, sink: P, metrics: Arc<Metrics>, output: Positions, work: Receiver<Work>) -> Self {
+        Publisher {
+            store,
+            journal,
+            sink,
+            metrics,
+            output,
+            work,
+            outstanding: BTreeMap::new(),
+            next_token: 0,
+            fences: Vec::new(),
+            drains: Vec::new(),
+            unsynced: false,
+        }
+    }
+
+    /// Works until the task is gone and everything is done.
+    pub(super) fn run(mut self) -> Result<(), ServiceError> {
+        loop {
+            let busy = !self.outstanding.is_empty();
+            let first = if busy {
+                // Deliveries come on their own channel: look at both.
+                match self.work.try_recv() {
+                    Ok(work) => Some(work),
+                    Err(crossbeam_channel::TryRecvError::Empty) => {
+                        if let Some(delivery) = self.sink.next_delivery(Duration::from_millis(1)) {
+                            self.delivered(delivery)?;
+                        }
+                        self.check()?;
+                        continue;
+                    }
+                    Err(crossbeam_channel::TryRecvError::Disconnected) => None,
+                }
+            } else {
+                self.work.recv().ok()
+            };
+            let Some(first) = first else { return self.finish() };
+            self.group(first)?;
+            while let Some(delivery) = self.sink.next_delivery(Duration::ZERO) {
+                self.delivered(delivery)?;
+            }
+            self.check()?;
+        }
+    }
+
+    /// Takes `first` and what waits behind it, up to a bound, with one sync for all.
+    fn group(&mut self, first: Work) -> Result<(), ServiceError> {
+        let mut publications = Vec::new();
+        let mut next = Some(first);
+        let mut taken = 0;
+        while let Some(work) = next {
+            match work {
+                Work::Step { journal, publications: more } => {
+                    if !journal.is_empty() {
+                        self.journal.write_all(&journal).map_err(ServiceError::Journal)?;
+                        self.unsynced = true;
+                    }
+                    publications.extend(more);
+                }
+                Work::Rotate { segment, fence } => {
+                    self.publish(&mut publications)?;
+                    self.rotate(segment, fence)?;
+                }
+                Work::Drain { done } => {
+                    self.publish(&mut publications)?;
+                    self.drains.push(done);
+                    self.release();
+                }
+            }
+            taken += 1;
+            next = if taken < GROUP { self.work.try_recv().ok() } else { None };
+        }
+        self.publish(&mut publications)
+    }
+
+    fn sync(&mut self) -> Result<(), ServiceError> {
+        if self.unsynced {
+            let start = host_clock::monotonic();
+            self.journal.flush().and_then(|()| self.journal.sync()).map_err(ServiceError::Journal)?;
+            self.metrics.journal_synced(start.elapsed());
+            self.unsynced = false;
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, publications: &mut Vec<Publication>) -> Result<(), ServiceError> {
+        if publications.is_empty() {
+            return Ok(());
+        }
+        self.sync()?;
+        for Publication { mut outgoing, appended } in publications.drain(..) {
+            outgoing.token = self.next_token;
+            self.outstanding.insert(self.next_token, Waiting { topic: outgoing.topic.clone(), appended });
+            self.next_token += 1;
+            let mut outgoing = Box::new(outgoing);
+            loop {
+                match self.sink.publish(*outgoing) {
+                    Ok(()) => break,
+                    Err(PublishError::Full(back)) => {
+                        // Back-pressure: nothing more is taken in until the brokers acknowledge.
+                        outgoing = back;
+                        if let Some(delivery) = self.sink.next_delivery(Duration::from_millis(50)) {
+                            self.delivered(delivery)?;
+                        }
+                        self.check()?;
+                    }
+                    Err(PublishError::Refused(_, error)) => return Err(ServiceError::Sink(error)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn rotate(&mut self, segment: u64, fence: Sender<Positions>) -> Result<(), ServiceError> {
+        self.sync()?;
+        self.journal = self.store.begin_segment(segment).map_err(ServiceError::Journal)?;
+        self.unsynced = true;
+        self.fences.push(Fence { before: self.next_token, positions: self.output.clone(), tell: fence });
+        self.release();
+        Ok(())
+    }
+
+    fn delivered(&mut self, delivery: Delivery) -> Result<(), ServiceError> {
+        let (partition, offset) = delivery.result.map_err(ServiceError::Sink)?;
+        if let Some(waiting) = self.outstanding.remove(&delivery.token) {
+            if let Some(appended) = waiting.appended {
+                let after = host_clock::now().0.saturating_sub(appended.0).max(0) as u64;
+                self.metrics.finding_acknowledged(Duration::from_nanos(after.saturating_mul(100)));
+            }
+            let end = self.output.entry((waiting.topic, partition)).or_insert(0);
+            *end = (offset + 1).max(*end);
+        }
+        self.release();
+        Ok(())
+    }
+
+    /// Tells those who wait for acknowledgements that have come.
+    fn release(&mut self) {
+        let oldest = self.outstanding.keys().next().copied().unwrap_or(u64::MAX);
+        self.fences.retain_mut(|fence| {
+            let waits = oldest < fence.before;
+            if !waits {
+                // The snapshot may have been given up meanwhile.
+                let _ = fence.tell.send(std::mem::take(&mut fence.positions));
+            }
+            waits
+        });
+        if self.outstanding.is_empty() {
+            for done in self.drains.drain(..) {
+                let _ = done.send(());
+            }
+        }
+    }
+
+    fn check(&self) -> Result<(), ServiceError> {
+        self.sink.fatal().map_or(Ok(()), |error| Err(ServiceError::Sink(error)))
+    }
+
+    fn finish(mut self) -> Result<(), ServiceError> {
+        self.sync()?;
+        while !self.outstanding.is_empty() {
+            if let Some(delivery) = self.sink.next_delivery(Duration::from_millis(50)) {
+                self.delivered(delivery)?;
+            }
+            self.check()?;
+        }
+        Ok(())
+    }
+}
