@@ -118,7 +118,7 @@ impl Restarting<'_> {
 #[test]
 fn a_restart_makes_no_difference() {
     let mut restarts = 0;
-    let hunt = std::env::var("ORACLE_FLEETS").map_or(12, |n| n.parse().unwrap());
+    let hunt = std::env::var("ORACLE_FLEETS").map_or(30, |n| n.parse().unwrap());
     for seed in 310..310 + hunt {
         let settings = switches(seed);
         let records = generate(Shape::SMALL, seed);
