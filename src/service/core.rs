@@ -375,7 +375,8 @@ impl Core {
     /// Positions for other people's tools; the truth is in the state directory.
     fn commit(&self) {
         let Some(source) = self.source.as_ref().filter(|_| self.owns_all && !self.task.is_replaying()) else { return };
-        let ids = |((topic, partition), next): (&(String, i32), &i64)| Some((self.task.partitions().id(topic, *partition)?, NextOffset(*next)));
+        let ids =
+            |((topic, partition), next): (&(String, i32), &i64)| Some((self.task.partitions().id(topic, *partition)?, NextOffset(*next)));
         source.commit(&self.task.positions().iter().filter_map(ids).collect::<Vec<_>>());
     }
 

@@ -7,9 +7,9 @@ use super::ServiceError;
 use crate::host_clock;
 use crate::kafka::sink::{Delivery, Outgoing, PublishError, Sink, SinkError};
 use crate::metrics::Metrics;
+use crate::state::Store;
 use crate::state::disk::DiskFile;
 use crate::state::snapshot::Positions;
-use crate::state::Store;
 use crate::task::Publication;
 use crate::time::Ticks;
 use crossbeam_channel::{Receiver, Sender};
@@ -77,7 +77,14 @@ pub(super) struct Publisher<P> {
 const GROUP: usize = 256;
 
 impl<P: Publish> Publisher<P> {
-    pub(super) fn new(store: Store, journal: Box<dyn DiskFile>, sink: P, metrics: Arc<Metrics>, output: Positions, work: Receiver<Work>) -> Self {
+    pub(super) fn new(
+        store: Store,
+        journal: Box<dyn DiskFile>,
+        sink: P,
+        metrics: Arc<Metrics>,
+        output: Positions,
+        work: Receiver<Work>,
+    ) -> Self {
         Publisher {
             store,
             journal,
