@@ -4,6 +4,7 @@
 //! detector's. A slow sink makes the source wait, all the way back.
 
 mod core;
+mod crash;
 mod publisher;
 mod snapshots;
 mod start;

@@ -2,7 +2,7 @@
 
 use super::publisher::Work;
 use super::snapshots::Piece;
-use super::{DRAIN_WITHIN, ServiceError, Shared};
+use super::{DRAIN_WITHIN, ServiceError, Shared, crash};
 use crate::config::Config;
 use crate::defender::batch::Batch;
 use crate::defender::decode::{Decoder, Limits};
@@ -145,6 +145,9 @@ impl Core {
     fn messages(&mut self, batch: &Batch, origins: &[Origin]) -> Result<(), ServiceError> {
         self.caught_up = false;
         self.task.batch(batch, origins, &mut self.turnout);
+        if self.task.is_replaying() {
+            origins.iter().for_each(|_| crash::point("replayed"));
+        }
         self.shared.consumed.fetch_add(origins.len() as u64, Ordering::AcqRel);
         self.count(origins);
         self.hand_on()
