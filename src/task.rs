@@ -291,3 +291,6 @@ impl Task {
         self.encoder = Encoder::default();
     }
 }
+
+#[cfg(test)]
+mod tests;

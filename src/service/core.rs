@@ -2,7 +2,7 @@
 
 use super::publisher::Work;
 use super::snapshots::Piece;
-use super::{DRAIN_WITHIN, ServiceError, Shared};
+use super::{DRAIN_WITHIN, ServiceError, Shared, crash};
 use crate::config::Config;
 use crate::defender::batch::Batch;
 use crate::defender::decode::{Decoder, Limits};
@@ -145,6 +145,9 @@ impl Core {
     fn messages(&mut self, batch: &Batch, origins: &[Origin]) -> Result<(), ServiceError> {
         self.caught_up = false;
         self.task.batch(batch, origins, &mut self.turnout);
+        if self.task.is_replaying() {
+            origins.iter().for_each(|_| crash::point("replayed"));
+        }
         self.shared.consumed.fetch_add(origins.len() as u64, Ordering::AcqRel);
         self.count(origins);
         self.hand_on()
@@ -219,7 +222,7 @@ impl Core {
                 if self.is_new {
                     // Where reading began must be known to a restart before anything depends on it.
                     self.is_new = false;
-                    self.whole_snapshot()?;
+                    self.whole_snapshot(host_clock::monotonic() + DRAIN_WITHIN)?;
                 }
                 if !self.task.is_replaying() {
                     self.shared.health.set_ready();
@@ -332,11 +335,11 @@ impl Core {
         whole
     }
 
-    /// A snapshot from beginning to end, waited for.
-    fn whole_snapshot(&mut self) -> Result<bool, ServiceError> {
+    /// A snapshot from beginning to end, waited for until `deadline`.
+    fn whole_snapshot(&mut self, deadline: Instant) -> Result<bool, ServiceError> {
         self.begin_snapshot()?;
         while !self.copy(8 << 20) {}
-        Ok(self.snapshot_done.take().is_some_and(|done| done.recv_timeout(DRAIN_WITHIN).unwrap_or(false)))
+        Ok(self.snapshot_done.take().is_some_and(|done| done.recv_deadline(deadline).unwrap_or(false)))
     }
 
     fn report(&mut self) {
@@ -384,19 +387,22 @@ impl Core {
     fn drain(mut self) -> Result<(), ServiceError> {
         self.shared.health.set_unready("draining");
         let begun = host_clock::monotonic();
+        let deadline = begun + DRAIN_WITHIN;
         self.commit();
         if let Some(done) = self.snapshot_done.take() {
-            let _ = done.recv_timeout(DRAIN_WITHIN);
+            // Whether that one counts or not, a newer one follows.
+            let _ = done.recv_deadline(deadline);
         }
         if self.snapshot.take().is_some() {
             self.task.detector_mut().abandon_snapshot();
             self.piece(Piece::Abandon);
         }
-        let whole = if self.task.is_replaying() || !self.owns_all && self.is_new { false } else { self.whole_snapshot()? };
+        // What the journal lists and was not replayed yet is in no snapshot: the one before stays the newest.
+        let stays = self.task.is_replaying() || self.is_new;
+        let whole = !stays && self.whole_snapshot(deadline)?;
         let (done_in, done) = bounded(1);
         self.send(Work::Drain { done: done_in })?;
-        let left = DRAIN_WITHIN.saturating_sub(begun.elapsed()).max(Duration::from_millis(100));
-        let acknowledged = done.recv_timeout(left).is_ok();
+        let acknowledged = done.recv_deadline(deadline.max(host_clock::monotonic() + Duration::from_millis(100))).is_ok();
         if !acknowledged {
             tracing::warn!("not everything was acknowledged in time; the next start publishes what is missing, once");
         }

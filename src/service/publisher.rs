@@ -3,7 +3,7 @@
 //! Invariant (INV-journal): a message is handed to the broker only after everything that the task consumed before it is synced.
 //! Work that came in meanwhile is taken together: one sync for all (group sync).
 
-use super::ServiceError;
+use super::{ServiceError, crash};
 use crate::host_clock;
 use crate::kafka::sink::{Delivery, Outgoing, PublishError, Sink, SinkError};
 use crate::metrics::Metrics;
@@ -174,6 +174,7 @@ impl<P: Publish> Publisher<P> {
             return Ok(());
         }
         self.sync()?;
+        crash::point("journal-synced");
         for Publication { mut outgoing, appended } in publications.drain(..) {
             outgoing.token = self.next_token;
             self.outstanding.insert(self.next_token, Waiting { topic: outgoing.topic.clone(), appended });
@@ -194,6 +195,7 @@ impl<P: Publish> Publisher<P> {
                 }
             }
         }
+        crash::point("published");
         Ok(())
     }
 
@@ -208,6 +210,7 @@ impl<P: Publish> Publisher<P> {
 
     fn delivered(&mut self, delivery: Delivery) -> Result<(), ServiceError> {
         let (partition, offset) = delivery.result.map_err(ServiceError::Sink)?;
+        crash::point("acknowledged");
         if let Some(waiting) = self.outstanding.remove(&delivery.token) {
             if let Some(appended) = waiting.appended {
                 let after = host_clock::now().0.saturating_sub(appended.0).max(0) as u64;

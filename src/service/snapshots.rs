@@ -1,5 +1,6 @@
 //! Writes snapshots on a thread of its own, so that neither the task nor the publisher waits for the disk.
 
+use super::crash;
 use crate::detector::snapshot::Section;
 use crate::host_clock;
 use crate::metrics::Metrics;
@@ -31,14 +32,20 @@ pub(super) fn run(store: &Store, metrics: &Arc<Metrics>, pieces: &Receiver<Piece
                 begun = host_clock::monotonic();
                 store.begin_snapshot(n).map(|w| writer = Some(w))
             }
-            Piece::Rows(section, bytes) => writer.as_mut().map_or(Ok(()), |w| w.section(section, &bytes)),
+            Piece::Rows(section, bytes) => {
+                let outcome = writer.as_mut().map_or(Ok(()), |w| w.section(section, &bytes));
+                crash::point("snapshot-rows");
+                outcome
+            }
             Piece::Abandon => {
                 writer = None;
                 Ok(())
             }
             Piece::End { input, fence, done } => {
                 let outcome = match (writer.take(), fence.recv()) {
-                    (Some(writer), Ok(output)) => writer.finish(&input, &output).and_then(|bytes| {
+                    (Some(mut writer), Ok(output)) => writer.seal(&input, &output).and_then(|()| {
+                        crash::point("snapshot-rename");
+                        let bytes = writer.rename()?;
                         store.remove_old()?;
                         Ok(bytes)
                     }),

@@ -73,12 +73,28 @@ impl Writer {
     /// # Errors
     /// When the disk refuses.
     pub fn finish(mut self, input: &Positions, output: &Positions) -> io::Result<u64> {
+        self.seal(input, output)?;
+        self.rename()
+    }
+
+    /// Writes positions and the end, and syncs: the file is whole, and does not count before [`Writer::rename`].
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn seal(&mut self, input: &Positions, output: &Positions) -> io::Result<()> {
         self.frame(INPUT_POSITIONS, &encode_positions(input))?;
         self.frame(OUTPUT_POSITIONS, &encode_positions(output))?;
         let frames = self.frames.to_le_bytes();
         self.frame(END, &frames)?;
         self.file.flush()?;
-        self.file.sync()?;
+        self.file.sync()
+    }
+
+    /// Gives the sealed file its name.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn rename(self) -> io::Result<u64> {
         drop(self.file);
         self.disk.rename(&temporary(&self.name), &self.name)?;
         Ok(self.bytes)

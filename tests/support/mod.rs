@@ -4,3 +4,4 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 pub(crate) mod kafka;
+pub(crate) mod process;

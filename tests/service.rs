@@ -1,0 +1,18 @@
+//! The real binary against a real Kafka: what it finds, that nothing is lost or doubled by restarts and kills, and how it answers
+//! what goes wrong.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+mod support;
+
+#[path = "service/dead_letters.rs"]
+mod dead_letters;
+#[path = "service/end_to_end.rs"]
+mod end_to_end;
+#[path = "service/kills.rs"]
+mod kills;
+#[path = "service/pressure.rs"]
+mod pressure;
+#[path = "service/refusals.rs"]
+mod refusals;
+#[path = "service/rig.rs"]
+mod rig;

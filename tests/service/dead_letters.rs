@@ -1,0 +1,187 @@
+//! Hostile input: each offence is in the dead-letter topic once, with its headers and its own bytes, also through a kill; its
+//! siblings count.
+
+use std::collections::BTreeMap;
+
+use crate::rig::{Message, Rig, Written};
+use crate::support::kafka::broker;
+use crate::support::process::Metrics;
+
+const GOOD: &str = r#"{"time":"2026-03-01T00:00:00Z","tenantId":"t","category":"AdvancedHunting-DeviceNetworkEvents","properties":{"Timestamp":"2026-03-01T00:00:00Z","DeviceName":"good","RemoteIP":"192.0.2.1"}}"#;
+/// 2026-03-01 in milliseconds.
+const DAY: i64 = 1_772_323_200_000;
+
+fn edit(from: &str, to: &str) -> Vec<u8> {
+    assert!(GOOD.contains(from));
+    GOOD.replacen(from, to, 1).into_bytes()
+}
+
+/// Records that are refused between good siblings, and why.
+fn records() -> Vec<(&'static str, Vec<u8>)> {
+    let row = |pair: &str| edit(r#""DeviceName""#, &format!("{pair},\"DeviceName\""));
+    let nested = format!("{}1{}", "[".repeat(10_000), "]".repeat(10_000));
+    vec![
+        ("record_not_object", b"null".to_vec()),
+        ("record_not_object", b"17".to_vec()),
+        ("too_deep", row(&format!(r#""AdditionalFields":{nested}"#))),
+        ("wrong_type", edit(r#""DeviceName":"good""#, r#""DeviceName":5"#)),
+        ("wrong_type", row(r#""RemotePort":"443""#)),
+        ("missing_time", edit(r#""time":"2026-03-01T00:00:00Z","#, "")),
+        ("missing_time", b"{}".to_vec()),
+        ("bad_time", edit("2026-03-01T", "yesterday ")),
+        ("bad_time", edit("2026-03-01T", &"x".repeat(500_000))),
+        ("bad_time", edit("2026-03-01T", "0000-03-01T")),
+        ("time_ahead", edit("2026-03-01T00", "2026-03-01T02")),
+        ("time_ahead", edit("2026-03-01T", "9999-03-01T")),
+        ("missing_category", edit(r#""category":"AdvancedHunting-DeviceNetworkEvents","#, "")),
+        ("missing_properties", br#"{"time":"2026-03-01T00:00:00Z","category":"AdvancedHunting-DeviceInfo"}"#.to_vec()),
+        ("missing_timestamp", edit(r#""Timestamp":"2026-03-01T00:00:00Z","#, "")),
+        ("bad_timestamp", edit(r#""Timestamp":"2026-03-01"#, r#""Timestamp":"2026-02-30"#)),
+        ("bad_timestamp", edit(r#""Timestamp":"2026"#, r#""Timestamp":"12026"#)),
+        ("timestamp_ahead", edit(r#""Timestamp":"2026"#, r#""Timestamp":"2027"#)),
+        ("timestamp_ahead", edit(r#""Timestamp":"2026"#, r#""Timestamp":"9999"#)),
+        ("bad_report_id", row(r#""ReportId":9223372036854775808"#)),
+        ("bad_port", row(r#""RemotePort":65536"#)),
+        ("bad_port", row(r#""RemotePort":-1"#)),
+    ]
+}
+
+/// Messages that are refused as a whole, and why.
+fn wholes() -> Vec<(&'static str, Vec<u8>)> {
+    let message = format!(r#"{{"records":[{GOOD},{GOOD}]}}"#);
+    let mut not_utf8 = message.clone().into_bytes();
+    not_utf8[20] = 0xff;
+    vec![
+        ("empty", Vec::new()),
+        ("empty", b" \r\n".to_vec()),
+        ("empty", b"\xEF\xBB\xBF".to_vec()),
+        ("not_json", b"hello".to_vec()),
+        ("not_json", message.as_bytes()[..message.len() - 7].to_vec()),
+        ("not_json", b"[".repeat(10_000)),
+        ("not_json", format!("{message}\0").into_bytes()),
+        ("invalid_utf8", not_utf8),
+        ("no_records", b"{}".to_vec()),
+        ("no_records", br#"{"records":null}"#.to_vec()),
+        ("no_records", GOOD.into()),
+        ("records_not_array", br#"{"records":{}}"#.to_vec()),
+        ("records_not_array", br#"{"records":"x"}"#.to_vec()),
+    ]
+}
+
+/// Records that look doubtful and are accepted by a documented rule.
+fn accepted() -> Vec<Vec<u8>> {
+    let row = |pair: &str| edit(r#""DeviceName""#, &format!("{pair},\"DeviceName\""));
+    vec![
+        row(&format!(r#""InitiatingProcessCommandLine":"{}""#, "x".repeat(700_000))),
+        row(r#""InitiatingProcessCommandLine":"\u0000\ud800""#),
+        row(r#""RemoteUrl":"a","RemoteUrl":"b""#),
+        row(r#""AdditionalFields":{"a":[1]}"#),
+        edit("2026-03-01T", "0001-03-01T"),
+    ]
+}
+
+struct Hostile {
+    messages: Vec<Message>,
+    /// What has to be in the dead-letter topic: reason and own bytes, by (partition, offset, record).
+    dead: BTreeMap<(i32, i64, Option<u32>), (&'static str, Vec<u8>)>,
+    /// Records that count.
+    good: u64,
+}
+
+/// All of them, dealt to the partitions; the first message of all sets the clock.
+fn hostile() -> Hostile {
+    let mut all = Hostile { messages: Vec::new(), dead: BTreeMap::new(), good: 0 };
+    let mut ends = [0; 4];
+    let mut push = |bytes: Vec<u8>| {
+        let n = all.messages.len();
+        let partition = n % 4;
+        let offset = ends[partition];
+        ends[partition] += 1;
+        all.messages.push(Message { partition: partition as i32, timestamp: DAY + n as i64, arrival: DAY, bytes });
+        (partition as i32, offset)
+    };
+    let sandwich = |middle: &[u8]| [format!(r#"{{"records":[{GOOD},"#).as_bytes(), middle, format!(",{GOOD}]}}").as_bytes()].concat();
+    push(format!(r#"{{"records":[{GOOD}]}}"#).into_bytes());
+    all.good += 1;
+    for (reason, bytes) in wholes() {
+        let (partition, offset) = push(bytes.clone());
+        all.dead.insert((partition, offset, None), (reason, bytes));
+    }
+    for (reason, bytes) in records() {
+        let (partition, offset) = push(sandwich(&bytes));
+        all.dead.insert((partition, offset, Some(1)), (reason, bytes));
+        all.good += 2;
+    }
+    for bytes in accepted() {
+        push(sandwich(&bytes));
+        all.good += 3;
+    }
+    all
+}
+
+/// Asserts that the topic holds each offence once, as it was.
+fn check(rig: &Rig, all: &Hostile) {
+    let mut found = BTreeMap::new();
+    for Written { headers, payload, .. } in rig.read(&rig.dead_letters) {
+        let number = |name: &str| headers[name].parse::<i64>().unwrap();
+        let record = headers.get("source-record").map(|n| n.parse().unwrap());
+        assert_eq!(headers["source-topic"], rig.input);
+        assert!(!headers["error"].is_empty() && headers["error"].len() < 1_000, "{headers:?}");
+        assert_eq!(headers.len(), if record.is_some() { 6 } else { 5 }, "{headers:?}");
+        let place = (number("source-partition") as i32, number("source-offset"), record);
+        let twice = found.insert(place, (headers["reason"].clone(), payload));
+        assert!(twice.is_none(), "{place:?} stands there twice");
+    }
+    let short = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned();
+    for (place, (reason, bytes)) in &all.dead {
+        let (found_reason, found_bytes) = found.get(place).unwrap_or_else(|| panic!("{reason} {:?} is not there", short(bytes)));
+        assert_eq!(found_reason, reason, "{}", short(bytes));
+        assert!(found_bytes == bytes, "{reason}: {:?} instead of {:?}", short(found_bytes), short(bytes));
+    }
+    assert_eq!(found.len(), all.dead.len());
+}
+
+/// Asserts what the counters say of a run that took everything.
+fn counted(metrics: &Metrics, all: &Hostile) {
+    let mut reasons: BTreeMap<&str, f64> = BTreeMap::new();
+    for (reason, _) in all.dead.values() {
+        *reasons.entry(reason).or_default() += 1.0;
+    }
+    for (reason, n) in &reasons {
+        assert_eq!(metrics.sum_of("firstseen_dead_letters_total", &format!("reason=\"{reason}\"")), *n, "{reason}");
+    }
+    assert_eq!(metrics.sum("firstseen_dead_letters_total"), all.dead.len() as f64);
+    assert_eq!(metrics.sum_of("firstseen_records_total", "accepted"), all.good as f64);
+}
+
+#[test]
+fn each_offence_is_there_once_and_its_siblings_count() {
+    let all = hostile();
+    let rig = Rig::shared("hostile");
+    rig.produce(broker(), &all.messages);
+    let mut service = rig.start();
+    let metrics = service.caught_up(all.messages.len() as u64);
+    counted(&metrics, &all);
+    service.drain();
+    check(&rig, &all);
+    // A restart writes none again.
+    let mut again = rig.start();
+    again.caught_up(0);
+    again.drain();
+    check(&rig, &all);
+}
+
+#[test]
+fn each_offence_is_there_once_through_kills() {
+    for place in ["journal-synced:1", "acknowledged:1", "acknowledged:7", "published:1"] {
+        let all = hostile();
+        let rig = Rig::shared("hostile-killed");
+        rig.produce(broker(), &all.messages);
+        rig.start_to_crash(place).crashed();
+        let mut service = rig.start();
+        let metrics = service.caught_up(all.messages.len() as u64);
+        assert!(metrics.sum("firstseen_replayed_messages_total") > 0.0, "{place}");
+        service.drain();
+        check(&rig, &all);
+    }
+}
