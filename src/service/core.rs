@@ -259,6 +259,7 @@ impl Core {
             SourceEvent::Gap { partition, from, to } => {
                 let of = self.task.partitions().get(partition).map(ToString::to_string).unwrap_or_default();
                 tracing::error!(partition = of, %from, %to, "messages are gone from the input: retention passed the stored position; findings may be missing or wrong for what they held");
+                self.shared.metrics.messages_gone((to.0 - from.0).max(0) as u64);
                 self.task.skipped_to(partition, to);
             }
             SourceEvent::Waiting { partition } => {
