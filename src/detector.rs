@@ -298,6 +298,10 @@ impl Detector {
     fn end_instant(&mut self, tenant: u32, at: Ticks, effects: &mut Vec<Effect>) {
         let mut removed = Vec::new();
         while let Some(target) = self.tenants.get_mut(tenant as usize).and_then(|t| t.timers.pop_at(at)) {
+            // A stale entry may name a row whose id another tenant has taken since, armed for the very same instant.
+            if self.tenant_of(target) != Some(tenant) {
+                continue;
+            }
             match target {
                 Target::Candidate(id) => {
                     if self.candidates.get(id).is_some_and(|c| c.timer == at) {
@@ -324,6 +328,14 @@ impl Detector {
         }
         self.settle(tenant, at, effects);
         removed.into_iter().for_each(|id| self.devices.remove(id, &mut self.strings));
+    }
+
+    fn tenant_of(&self, target: Target) -> Option<u32> {
+        match target {
+            Target::Candidate(id) => self.candidates.get(id).map(|candidate| self.devices.rows.row(candidate.device).tenant),
+            Target::Destination(id) => self.destinations.rows.get(id).map(|destination| destination.tenant),
+            Target::Device(id) => self.devices.rows.get(id).map(|device| device.tenant),
+        }
     }
 
     /// Delivers what the operators said, then judges what it touched.
@@ -425,7 +437,18 @@ impl Detector {
         effects: &mut Vec<Effect>,
     ) {
         let (t, port, settings) = (event.timestamp, port_code(event.remote_port), &self.settings);
-        let known = self.devices.rows.row(device).connections.get(destination, port);
+        let mut known = self.devices.rows.row(device).connections.get(destination, port);
+        if let Some(Known::Candidate(id)) = known {
+            let row = self.candidates.row(id);
+            let silent_since = row.last.max(row.previous).plus(settings.quiet());
+            // The query has never seen a late candidate: an event that is new to the query begins its own.
+            if row.late && t > silent_since && window::holds(t, now, settings.new_within) {
+                self.candidates.row_mut(id).end = now;
+                self.judge(tenant, id, now, effects);
+                known = self.devices.rows.row(device).connections.get(destination, port);
+            }
+        }
+        let settings = &self.settings;
         let last = match known {
             Some(Known::Candidate(id)) => {
                 if !self.counted(tenant, id, device_print, now, event) {
@@ -436,14 +459,14 @@ impl Detector {
             Some(Known::Last(last)) => last,
             None => Ticks::MIN,
         };
+        // What has left the lookback is forgotten at some time or other: it must not matter when.
+        let last = if window::holds(last, now, settings.lookback) { last } else { Ticks::MIN };
         let is_new = last == Ticks::MIN || t > last.plus(settings.quiet());
         let in_time = window::holds(t, now, settings.new_within);
         let late = !in_time && settings.report_late && window::holds(t, now, settings.quiet());
         let next = if is_new && (in_time || late) {
             let end = if late { window::ends(now, settings.new_within) } else { window::ends(t, settings.new_within) };
-            // What has left the lookback is forgotten at some time or other: it must not matter when.
-            let previous = if window::holds(last, now, settings.lookback) { last } else { Ticks::MIN };
-            Known::Candidate(self.new_candidate(tenant, device, destination, device_print, now, event, previous, end, late))
+            Known::Candidate(self.new_candidate(tenant, device, destination, device_print, now, event, last, end, late))
         } else if t > last {
             Known::Last(t)
         } else {

@@ -96,7 +96,8 @@ impl Feed {
                         Effect::Repeat => self.tally.repeats += 1,
                         Effect::TimestampAhead => {
                             accepted = false;
-                            let (reason, error) = (Reason::TimestampAhead, "Timestamp is further ahead of the arrival clock than input.max_clock_skew");
+                            let (reason, error) =
+                                (Reason::TimestampAhead, "Timestamp is further ahead of the arrival clock than input.max_clock_skew");
                             output.dead_letter(DeadLetter { index: Some(index), reason, error, raw });
                         }
                     }

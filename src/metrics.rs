@@ -117,6 +117,7 @@ pub struct Metrics {
     age: Gauge,
     last_snapshot: Mutex<Instant>,
     replayed: IntCounter,
+    gap: IntCounter,
     suppressed: IntCounterVec,
 }
 
@@ -166,6 +167,7 @@ impl Metrics {
             restore: histogram("restore_seconds", "Time that restoring the state took, replay included.", STATE),
             age: registered(r, Gauge::with_opts(opts("snapshot_age_seconds", "Time since the last snapshot, or since the start."))),
             last_snapshot: Mutex::new(now),
+            gap: counter("input_gap_messages_total", "Messages that were gone from the input before they were read."),
             replayed: counter("replayed_messages_total", "Messages read again after a restart."),
             suppressed: counters("suppressed_total", "Changes of findings that a suppression rule marked.", &["rule"]),
             registry,
@@ -266,6 +268,11 @@ impl Metrics {
         self.replayed.inc_by(n);
     }
 
+    /// Messages were gone from the input before they were read.
+    pub fn messages_gone(&self, n: u64) {
+        self.gap.inc_by(n);
+    }
+
     /// A suppression rule of the configuration marked a change.
     pub fn change_suppressed(&self, rule: &str) {
         self.suppressed.with_label_values(&[rule]).inc();
@@ -320,6 +327,7 @@ mod tests {
         m.journal_synced(Duration::from_millis(3));
         m.state_restored(Duration::from_secs(1));
         m.messages_replayed(12);
+        m.messages_gone(13);
         m.change_suppressed("ours");
         let text = m.text(start + Duration::from_secs(25));
         for line in [
@@ -345,6 +353,7 @@ mod tests {
             "firstseen_restore_seconds_sum 1",
             "firstseen_snapshot_age_seconds 15",
             "firstseen_replayed_messages_total 12",
+            "firstseen_input_gap_messages_total 13",
             "firstseen_suppressed_total{rule=\"ours\"} 1",
             concat!("firstseen_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         ] {

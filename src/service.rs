@@ -111,8 +111,8 @@ pub struct Service {
     thread: Option<JoinHandle<()>>,
 }
 
-/// How long a drain may take: then what is not acknowledged is left to the next start.
-pub const DRAIN_WITHIN: Duration = Duration::from_secs(8);
+/// How long a drain may take, before the source is stopped (3 s at most): then what is not acknowledged is left to the next start.
+pub const DRAIN_WITHIN: Duration = Duration::from_secs(6);
 
 impl Service {
     /// Restores the state, checks brokers and topics, and starts the threads. Blocking: call it off the async runtime.

@@ -86,7 +86,8 @@ mod tests {
     #[test]
     fn results_keep_the_order_of_jobs() {
         for workers in 1..5 {
-            let (mut inlet, mut outlet) = spawn("test", workers, 2, || |n: u64| (0..n % 7 * 1000).fold(n, |a, _| std::hint::black_box(a))).unwrap();
+            let (mut inlet, mut outlet) =
+                spawn("test", workers, 2, || |n: u64| (0..n % 7 * 1000).fold(n, |a, _| std::hint::black_box(a))).unwrap();
             let sender = thread::spawn(move || (0..500).all(|n| inlet.send(n)));
             let mut results = Vec::new();
             while let Some(n) = outlet.recv() {

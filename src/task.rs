@@ -112,7 +112,8 @@ impl Output for Sorter<'_> {
         if !self.published.changes.contains(&(change.id, change.revision)) {
             let headers = headers(&change).into_iter().map(|(name, value)| (name.to_owned(), value.into_bytes())).collect();
             let payload = to_json(&change, &self.format.settings, &self.format.privileged).into_bytes();
-            let outgoing = Outgoing { topic: self.format.findings_topic.clone(), key: key(&change).into_bytes(), headers, payload, token: 0 };
+            let outgoing =
+                Outgoing { topic: self.format.findings_topic.clone(), key: key(&change).into_bytes(), headers, payload, token: 0 };
             self.out.publications.push(Publication { outgoing, appended: self.appended });
         }
         self.out.changes.push(*change);
@@ -276,7 +277,8 @@ impl Task {
 
     /// Moves the arrival clock of every tenant that is behind `to`: the input is idle.
     pub fn idle(&mut self, to: Ticks, out: &mut Turnout) {
-        let behind: Vec<String> = self.feed.detector.clocks().filter(|(_, clock)| *clock < to).map(|(tenant, _)| tenant.to_owned()).collect();
+        let behind: Vec<String> =
+            self.feed.detector.clocks().filter(|(_, clock)| *clock < to).map(|(tenant, _)| tenant.to_owned()).collect();
         for tenant in behind {
             self.encoder.advance(&tenant, to);
             self.replay_advance(&tenant, to, out);
@@ -289,3 +291,6 @@ impl Task {
         self.encoder = Encoder::default();
     }
 }
+
+#[cfg(test)]
+mod tests;

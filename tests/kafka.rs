@@ -4,7 +4,7 @@
 mod support;
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use firstseen::kafka::admin::{Admin, AdminError, Ensured, TopicSettings};
 use firstseen::kafka::client::{ClientError, KafkaSettings};
@@ -28,7 +28,7 @@ fn next(source: &SourceHandle) -> SourceEvent {
 
 /// Everything that is said until `last`, which is included.
 fn until(source: &SourceHandle, last: impl Fn(&SourceEvent) -> bool) -> Vec<SourceEvent> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = firstseen::host_clock::monotonic() + PATIENCE;
     let mut events = Vec::new();
     loop {
         let Ok(event) = source.events.recv_deadline(deadline) else { panic!("waited in vain, after {events:?}") };
@@ -205,7 +205,7 @@ fn positions_are_committed_to_the_group_and_the_group_is_left() {
     source.stop();
     wait_for("the last position to be in the group", || (committed() == [4, 5]).then_some(()));
     // The group was left: a new member gets everything at once, not after a session timeout.
-    let before = Instant::now();
+    let before = firstseen::host_clock::monotonic();
     let source = source::start(config).unwrap();
     assert!(matches!(next(&source), SourceEvent::Assigned(_)));
     assert!(before.elapsed() < Duration::from_secs(5), "took {:?}", before.elapsed());
@@ -295,8 +295,8 @@ fn a_slow_receiver_holds_fetching_back_and_loses_nothing() {
     let source = source::start(config).unwrap();
     // Nothing is taken for longer than the session and the poll interval last: the membership must survive it.
     wait_for("the channel to be full", || source.events.is_full().then_some(()));
-    let overdue = Instant::now() + Duration::from_secs(3);
-    wait_for("the membership's limits to pass", || (Instant::now() > overdue).then_some(()));
+    let overdue = firstseen::host_clock::monotonic() + Duration::from_secs(3);
+    wait_for("the membership's limits to pass", || (firstseen::host_clock::monotonic() > overdue).then_some(()));
     let events = until(&source, caught_up);
     assert_eq!(offsets(&events), (0..300).map(|i| (i % 2, i64::from(i) / 2)).collect::<Vec<_>>());
     assert!(!events.contains(&SourceEvent::Revoked));
@@ -366,11 +366,11 @@ fn what_is_written_is_acknowledged_ordered_by_key_and_read_back() {
     let mut full = 0;
     for token in 0..1_000 {
         let mut message = outgoing(&topic, &format!("finding-{}", token % 7), token);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = firstseen::host_clock::monotonic() + PATIENCE;
         while let Err(refused) = sink.publish(message) {
             let PublishError::Full(back) = refused else { panic!("{refused:?}") };
             full += 1;
-            assert!(Instant::now() < deadline && sink.outstanding() <= 50);
+            assert!(firstseen::host_clock::monotonic() < deadline && sink.outstanding() <= 50);
             wait_for("room", || (sink.outstanding() < 50).then_some(()));
             take(&sink);
             message = *back;

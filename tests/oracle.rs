@@ -85,6 +85,16 @@ fn every_change_is_the_models_change() {
     every_change(Shape::SMALL, &Settings { update_interval: Span::ZERO, ..Settings::default() }, 0..fleets, FLOOR);
 }
 
+/// Fleets that once showed what the others do not: 174, a timer of one tenant that fired a row of the other.
+#[test]
+fn fleets_that_once_differed() {
+    for seed in [174] {
+        let settings = Settings { update_interval: Span::ZERO, ..Settings::default() };
+        let floor = Tally { opened: 100, updated: 100, retracted: 10, closed: 100, reopened: 1, late: 1, ..FLOOR };
+        every_change(Shape::SMALL, &settings, seed..seed + 1, floor);
+    }
+}
+
 #[test]
 fn updates_wait_for_the_update_interval() {
     for (interval, seeds) in [(Span::minutes(1), 100..110), (Span::hours(6), 110..120), (Span::hours(12), 120..130)] {

@@ -101,7 +101,12 @@ pub(super) fn backtest(args: &cli::Backtest) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(damaged > 0)))
 }
 
-fn start_reading(mut source: FileSource, threads: usize, limits: Limits, read: &Arc<AtomicU64>) -> anyhow::Result<stage::Outlet<(Block, Batch)>> {
+fn start_reading(
+    mut source: FileSource,
+    threads: usize,
+    limits: Limits,
+    read: &Arc<AtomicU64>,
+) -> anyhow::Result<stage::Outlet<(Block, Batch)>> {
     let make = move || {
         let mut decoder = Decoder::new();
         move |block: Block| {

@@ -39,7 +39,10 @@ pub(super) fn demo(args: &cli::Demo) -> anyhow::Result<ExitCode> {
     let target = fleet.attack().cloned().ok_or_else(|| anyhow!("the demo's fleet has no server to attack"))?;
 
     println!("firstseen demo: an embedded broker at {}, a synthetic fleet of 300 devices, 15 days in fast motion", broker.bootstrap);
-    println!("  findings topic {} · metrics http://{}/metrics · open findings http://{}/api/v1/findings", config.output.findings_topic, endpoint.address, endpoint.address);
+    println!(
+        "  findings topic {} · metrics http://{}/metrics · open findings http://{}/api/v1/findings",
+        config.output.findings_topic, endpoint.address, endpoint.address
+    );
     let service = Service::start(&config, endpoint.shared.clone())?;
     let mut watcher = Watcher::new(&broker.bootstrap, &config.output.findings_topic)?;
     let found = play(&broker, fleet, &target, &service.shared, &mut watcher, deadline);
@@ -236,7 +239,11 @@ impl Watcher {
             let Some((target, sent)) = attack else { continue };
             if text("/device/name") == target.device_name && text("/remote/ip") == target.remote_ip {
                 let after = sent.map_or(0, |at| at.elapsed().as_millis());
-                println!("\n  FINDING  {}  (severity {}, {after} ms after the event was produced)\n", text("/finding_id"), text("/severity"));
+                println!(
+                    "\n  FINDING  {}  (severity {}, {after} ms after the event was produced)\n",
+                    text("/finding_id"),
+                    text("/severity")
+                );
                 println!("  {}\n", text("/reason"));
                 return Ok(true);
             }

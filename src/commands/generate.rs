@@ -14,15 +14,20 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 pub(super) fn generate(args: &cli::Generate) -> anyhow::Result<ExitCode> {
-    let mut options = FleetOptions { seed: args.seed, devices: args.devices, span: Span::days(i64::from(args.days)), ..FleetOptions::default() };
+    let mut options =
+        FleetOptions { seed: args.seed, devices: args.devices, span: Span::days(i64::from(args.days)), ..FleetOptions::default() };
     options.records_per_device_day = args.rate;
     if args.attack {
         options.attack = Some(Attack { at: options.start.plus(options.span).minus(Span::minutes(10)) });
     }
     let fleet = Fleet::new(&options);
     if args.attack {
-        let target = fleet.attack().ok_or_else(|| Usage("--attack: this fleet has no server with rare software; use more --devices".to_owned()))?;
-        eprintln!("attack: {} to {}:{} ({}), first at {}", target.device_name, target.remote_ip, target.remote_port, target.remote_url, target.at);
+        let target =
+            fleet.attack().ok_or_else(|| Usage("--attack: this fleet has no server with rare software; use more --devices".to_owned()))?;
+        eprintln!(
+            "attack: {} to {}:{} ({}), first at {}",
+            target.device_name, target.remote_ip, target.remote_port, target.remote_url, target.at
+        );
     }
     let (messages, bytes) = match (&args.out, &args.topic) {
         (Some(path), _) => into_file(path, fleet)?,

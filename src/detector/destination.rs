@@ -199,7 +199,7 @@ impl Destinations {
         let (now, span, cap) = (turn.now, turn.settings.prevalence_window, turn.settings.device_cap());
         let row = self.rows.row_mut(id);
         let mut changed = false;
-        match row.devices.see(device, t, now, span, cap, |_| {}) {
+        match row.devices.see(device, t, now, span, cap, |device| device, |_| {}) {
             Sighting::Known => {}
             Sighting::Entered | Sighting::Returned => changed = true,
             Sighting::Displaced(old) => row.begin_panes(Some(old), span),
@@ -211,7 +211,11 @@ impl Destinations {
         if !url.is_empty() {
             let strings = &mut *turn.strings;
             let key = strings.intern(url);
-            match row.urls.see(key, t, now, span, turn.settings.urls_per_destination, |gone| strings.release(gone)) {
+            let mut gone = Vec::new();
+            let rank = |url| fingerprint(strings.get(url));
+            let sighting = row.urls.see(key, t, now, span, turn.settings.urls_per_destination, rank, |url| gone.push(url));
+            gone.into_iter().for_each(|url| strings.release(url));
+            match sighting {
                 Sighting::Known => strings.release(key),
                 Sighting::Returned => {
                     strings.release(key);

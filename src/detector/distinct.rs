@@ -42,9 +42,21 @@ impl<K> Default for Recent<K> {
 }
 
 impl<K: Copy + PartialEq> Recent<K> {
-    /// Takes a sighting at `t`, which must be in the window at `now`. `dropped` is told each key that goes.
+    /// Takes a sighting at `t`, which must be in the window at `now`. `dropped` is told each key that goes; `rank` says which of
+    /// several that were last seen at one instant goes first, by what the key means: places in the list depend on when it was
+    /// tidied, and must not decide.
     #[inline]
-    pub(crate) fn see(&mut self, key: K, t: Ticks, now: Ticks, span: Span, cap: usize, mut dropped: impl FnMut(K)) -> Sighting<K> {
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn see(
+        &mut self,
+        key: K,
+        t: Ticks,
+        now: Ticks,
+        span: Span,
+        cap: usize,
+        rank: impl Fn(K) -> u64,
+        mut dropped: impl FnMut(K),
+    ) -> Sighting<K> {
         if let Some(item) = self.items.iter_mut().find(|item| item.key == key) {
             let was_in = window::holds(item.last, now, span);
             item.last = item.last.max(t);
@@ -61,7 +73,7 @@ impl<K: Copy + PartialEq> Recent<K> {
             self.items.push(Seen { key, last: t });
             return Sighting::Entered;
         }
-        let Some(oldest) = self.items.iter_mut().min_by_key(|item| item.last) else { return Sighting::TooOld };
+        let Some(oldest) = self.items.iter_mut().min_by_key(|item| (item.last, rank(item.key))) else { return Sighting::TooOld };
         if t <= oldest.last {
             return Sighting::TooOld;
         }
@@ -125,7 +137,7 @@ mod tests {
                 now = Ticks(now.0 + step);
                 let t = Ticks(now.0 - behind);
                 if window::holds(t, now, span) {
-                    recent.see(key, t, now, span, cap, |_| {});
+                    recent.see(key, t, now, span, cap, u64::from, |_| {});
                     let last = all.entry(key).or_insert(t);
                     *last = t.max(*last);
                 }

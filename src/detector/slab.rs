@@ -98,7 +98,7 @@ impl<T: Row> Slab<T> {
     }
 
     fn place(&mut self, id: u32, slot: Slot<T>) {
-        if id as usize % CHUNK == 0 {
+        if (id as usize).is_multiple_of(CHUNK) {
             // The first chunk grows as it fills: a table with three rows costs three rows.
             self.chunks.push(if id == 0 { Vec::new() } else { Vec::with_capacity(CHUNK) });
         }

@@ -86,7 +86,7 @@ impl Strings {
         self.rows.load(bytes)
     }
 
-    /// After a load: indexes the rows, with no references yet. Holders then [`Strings::retain`], and [`Strings::drop_unused`] ends it.
+    /// After a load: indexes the rows, with no references yet. Holders then [`Strings::retain`]; every row of a snapshot has one.
     pub(crate) fn reindex(&mut self) {
         self.rows.finish_load();
         if self.rows.get(EMPTY).is_none_or(|s| !s.is_empty()) {

@@ -3,12 +3,13 @@
 //! Invariant: nothing is created by accident: `allow.auto.create.topics` is off in every client, and [`Admin::ensure_topic`] is the only
 //! place that creates. A topic that exists is used as it is; its settings are its owner's.
 
+use crate::host_clock;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -136,9 +137,9 @@ impl Admin {
                 Err((_, code)) => return Err(refused(code.to_string())),
             }
         }
-        let deadline = Instant::now() + self.patience;
+        let deadline = host_clock::monotonic() + self.patience;
         while self.partitions(topic)?.is_none() {
-            if Instant::now() >= deadline {
+            if host_clock::monotonic() >= deadline {
                 return Err(refused(format!("it was created but no broker knew it within {:?}", self.patience)));
             }
             thread::park_timeout(Duration::from_millis(20));

@@ -210,9 +210,8 @@ impl KafkaSettings {
                     // Where the logs end, for the lag.
                     set(&[("statistics.interval.ms", "1000")]);
                 }
-                if event_hubs {
-                    set(&[("session.timeout.ms", "30000")]);
-                }
+                // Within this time after a kill the group still waits for the dead member before it gives a new one its partitions.
+                set(&[("session.timeout.ms", if event_hubs { "30000" } else { "10000" })]);
             }
             Role::Producer => {
                 // Java's partitioner, so that others' tools agree on the partition of a key. A message is retried for ever: giving up

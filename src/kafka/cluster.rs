@@ -3,8 +3,9 @@
 //! Invariant: a question is answered, refused, or given up after a known time with librdkafka's reason; an answer that a moment may
 //! change (a leader being elected) is asked for again. Nothing is created or joined.
 
+use crate::host_clock;
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -108,9 +109,9 @@ impl Cluster {
     }
 
     fn ask<T>(&self, topic: &str, question: impl Fn(Duration) -> Result<T, KafkaError>) -> Result<T, ClientError> {
-        let deadline = Instant::now() + self.patience;
+        let deadline = host_clock::monotonic() + self.patience;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.saturating_duration_since(host_clock::monotonic());
             let error = match question(left.clamp(PAUSE, Duration::from_secs(2))) {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
@@ -123,7 +124,7 @@ impl Cluster {
             match code {
                 RDKafkaErrorCode::TopicAuthorizationFailed => return Err(ClientError::Forbidden { topic: topic.to_owned() }),
                 code if !is_transient(code) => return Err(ClientError::Answer { topic: topic.to_owned(), code }),
-                code if Instant::now() >= deadline => {
+                code if host_clock::monotonic() >= deadline => {
                     let reason = self.consumer.context().last_error().unwrap_or_else(|| code.to_string());
                     let bootstrap_servers = self.bootstrap_servers.clone();
                     return Err(ClientError::Unreachable { bootstrap_servers, waited: self.patience, reason });

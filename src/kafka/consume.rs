@@ -3,6 +3,7 @@
 //! Invariant: it never blocks on anything without going on to serve the group, so a slow receiver does not cost the membership. Each
 //! partition has a queue of its own that is drained only as the merge needs it; librdkafka stops fetching for a queue that is full.
 
+use crate::host_clock;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::mem;
 use std::sync::Arc;
@@ -100,7 +101,7 @@ impl Worker {
             assignment: None,
             partial: None,
             out_of_range: BTreeSet::new(),
-            range_due: Instant::now(),
+            range_due: host_clock::monotonic(),
             batch: Vec::new(),
             batch_bytes: 0,
             caught_up: false,
@@ -108,7 +109,7 @@ impl Worker {
             failures: Vec::new(),
             told: HashMap::new(),
             committed: BTreeMap::new(),
-            last_commit: Instant::now(),
+            last_commit: host_clock::monotonic(),
             ends_before: HashMap::new(),
         })
     }
@@ -147,7 +148,7 @@ impl Worker {
         }
         for rebalance in self.consumer.context().take_rebalances() {
             match rebalance {
-                Rebalance::Assign(partitions) => self.assignment = Some((partitions, Instant::now())),
+                Rebalance::Assign(partitions) => self.assignment = Some((partitions, host_clock::monotonic())),
                 Rebalance::Revoke => {
                     self.assignment = None;
                     self.revoke()?;
@@ -155,9 +156,9 @@ impl Worker {
             }
         }
         match self.assignment.take() {
-            Some((partitions, due)) if due <= Instant::now() => {
+            Some((partitions, due)) if due <= host_clock::monotonic() => {
                 if let Err(error) = self.assign(&partitions)? {
-                    self.assignment = Some((partitions, Instant::now() + RETRY));
+                    self.assignment = Some((partitions, host_clock::monotonic() + RETRY));
                     self.tell(error)?;
                 }
             }
@@ -261,7 +262,7 @@ impl Worker {
                     return self.send(SourceEvent::Waiting { partition: id });
                 }
             }
-            other => *other = Some((id, Instant::now(), false)),
+            other => *other = Some((id, host_clock::monotonic(), false)),
         }
         Ok(())
     }
@@ -308,7 +309,7 @@ impl Worker {
 
     /// Tells a failure that is retried; the same one not too often.
     fn tell(&mut self, error: SourceError) -> Flow {
-        let now = Instant::now();
+        let now = host_clock::monotonic();
         self.told.retain(|_, at| now.duration_since(*at) < REPEAT);
         if self.told.insert(error.to_string(), now).is_some() {
             return Ok(());
@@ -331,7 +332,7 @@ impl Worker {
         if self.last_commit.elapsed() < self.config.commit_interval || self.lanes.is_empty() {
             return;
         }
-        self.last_commit = Instant::now();
+        self.last_commit = host_clock::monotonic();
         self.commit();
     }
 
@@ -370,8 +371,8 @@ impl Worker {
     /// Commits once more, gives the partitions back and leaves the group.
     fn close(mut self) {
         self.commit();
-        let deadline = Instant::now() + Duration::from_secs(2);
-        while self.consumer.context().commits_open() > 0 && Instant::now() < deadline {
+        let deadline = host_clock::monotonic() + Duration::from_secs(2);
+        while self.consumer.context().commits_open() > 0 && host_clock::monotonic() < deadline {
             self.consumer.poll(TICK);
         }
         self.consumer.context().close();

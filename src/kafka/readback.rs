@@ -3,8 +3,9 @@
 //! Invariant: every message that lay between the start position and the end at the time of the call is handed out exactly once, in
 //! offset order within its partition, however offsets are spaced. Memory is bounded by the read-ahead; nothing is kept here.
 
+use crate::host_clock;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -124,11 +125,11 @@ pub fn read_to_end(
     }
     let consumer: BaseConsumer<Logged> = settings.client(Role::Reader, unread.len(), Logged::default())?;
     consumer.assign(&assignment).map_err(|error| failed(topic, &error))?;
-    let mut progress = Instant::now();
+    let mut progress = host_clock::monotonic();
     while !unread.is_empty() {
         match consumer.poll(Duration::from_millis(50)) {
             Some(Ok(message)) => {
-                progress = Instant::now();
+                progress = host_clock::monotonic();
                 let (partition, next) = (message.partition(), NextOffset::after(message.offset()));
                 let Some(end) = ends.get(&partition).filter(|_| unread.contains(&partition)) else { continue };
                 // A message at or behind the end was written since; it is not asked for.
@@ -147,7 +148,7 @@ pub fn read_to_end(
             }
             // Offsets at the end may hold no message (markers of transactions, compaction): only this shows that it is reached.
             Some(Err(KafkaError::PartitionEOF(partition))) => {
-                progress = Instant::now();
+                progress = host_clock::monotonic();
                 unread.remove(&partition);
             }
             Some(Err(error)) => {

@@ -5,9 +5,10 @@
 //! the brokers are away the outstanding bound fills and `publish` says [`PublishError::Full`]. What to publish, and when, is left to
 //! the caller.
 
+use crate::host_clock;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use rdkafka::client::ClientContext;
@@ -268,7 +269,7 @@ impl Sink {
     /// # Errors
     /// The deadline passed first; what is outstanding stays on its way.
     pub fn flush(&self, within: Duration) -> Result<(), SinkError> {
-        let start = Instant::now();
+        let start = host_clock::monotonic();
         loop {
             if self.outstanding() == 0 {
                 return Ok(());

@@ -288,7 +288,7 @@ pub fn start(config: SourceConfig) -> Result<SourceHandle, SourceError> {
 }
 
 /// How long [`SourceHandle::stop`] waits for the brokers to take the last commit and the group to be left.
-const STOP_WITHIN: Duration = Duration::from_secs(6);
+const STOP_WITHIN: Duration = Duration::from_secs(3);
 
 impl SourceHandle {
     /// Lets these positions be committed to the group: at most once a `commit_interval`, the last ones at the stop. They are for

@@ -222,7 +222,7 @@ impl Core {
                 if self.is_new {
                     // Where reading began must be known to a restart before anything depends on it.
                     self.is_new = false;
-                    if !self.whole_snapshot()? {
+                    if !self.whole_snapshot(host_clock::monotonic() + DRAIN_WITHIN)? {
                         return Err(ServiceError::FirstSnapshot);
                     }
                 }
@@ -261,6 +261,7 @@ impl Core {
             SourceEvent::Gap { partition, from, to } => {
                 let of = self.task.partitions().get(partition).map(ToString::to_string).unwrap_or_default();
                 tracing::error!(partition = of, %from, %to, "messages are gone from the input: retention passed the stored position; findings may be missing or wrong for what they held");
+                self.shared.metrics.messages_gone((to.0 - from.0).max(0) as u64);
                 self.task.skipped_to(partition, to);
             }
             SourceEvent::Waiting { partition } => {
@@ -337,11 +338,11 @@ impl Core {
         whole
     }
 
-    /// A snapshot from beginning to end, waited for.
-    fn whole_snapshot(&mut self) -> Result<bool, ServiceError> {
+    /// A snapshot from beginning to end, waited for until `deadline`.
+    fn whole_snapshot(&mut self, deadline: Instant) -> Result<bool, ServiceError> {
         self.begin_snapshot()?;
         while !self.copy(8 << 20) {}
-        Ok(self.snapshot_done.take().is_some_and(|done| done.recv_timeout(DRAIN_WITHIN).unwrap_or(false)))
+        Ok(self.snapshot_done.take().is_some_and(|done| done.recv_deadline(deadline).unwrap_or(false)))
     }
 
     fn report(&mut self) {
@@ -380,7 +381,8 @@ impl Core {
     /// Positions for other people's tools; the truth is in the state directory.
     fn commit(&self) {
         let Some(source) = self.source.as_ref().filter(|_| self.owns_all && !self.task.is_replaying()) else { return };
-        let ids = |((topic, partition), next): (&(String, i32), &i64)| Some((self.task.partitions().id(topic, *partition)?, NextOffset(*next)));
+        let ids =
+            |((topic, partition), next): (&(String, i32), &i64)| Some((self.task.partitions().id(topic, *partition)?, NextOffset(*next)));
         source.commit(&self.task.positions().iter().filter_map(ids).collect::<Vec<_>>());
     }
 
@@ -388,19 +390,22 @@ impl Core {
     fn drain(mut self) -> Result<(), ServiceError> {
         self.shared.health.set_unready("draining");
         let begun = host_clock::monotonic();
+        let deadline = begun + DRAIN_WITHIN;
         self.commit();
         if let Some(done) = self.snapshot_done.take() {
-            let _ = done.recv_timeout(DRAIN_WITHIN);
+            // Whether that one counts or not, a newer one follows.
+            let _ = done.recv_deadline(deadline);
         }
         if self.snapshot.take().is_some() {
             self.task.detector_mut().abandon_snapshot();
             self.piece(Piece::Abandon);
         }
-        let whole = if self.task.is_replaying() || !self.owns_all && self.is_new { false } else { self.whole_snapshot()? };
+        // What the journal lists and was not replayed yet is in no snapshot: the one before stays the newest.
+        let stays = self.task.is_replaying() || self.is_new;
+        let whole = !stays && self.whole_snapshot(deadline)?;
         let (done_in, done) = bounded(1);
         self.send(Work::Drain { done: done_in })?;
-        let left = DRAIN_WITHIN.saturating_sub(begun.elapsed()).max(Duration::from_millis(100));
-        let acknowledged = done.recv_timeout(left).is_ok();
+        let acknowledged = done.recv_deadline(deadline.max(host_clock::monotonic() + Duration::from_millis(100))).is_ok();
         if !acknowledged {
             tracing::warn!("not everything was acknowledged in time; the next start publishes what is missing, once");
         }

@@ -7,9 +7,9 @@ use super::{ServiceError, crash};
 use crate::host_clock;
 use crate::kafka::sink::{Delivery, Outgoing, PublishError, Sink, SinkError};
 use crate::metrics::Metrics;
+use crate::state::Store;
 use crate::state::disk::DiskFile;
 use crate::state::snapshot::Positions;
-use crate::state::Store;
 use crate::task::Publication;
 use crate::time::Ticks;
 use crossbeam_channel::{Receiver, Sender};
@@ -79,7 +79,14 @@ const GROUP: usize = 256;
 const GROUP_BYTES: usize = 4 << 20;
 
 impl<P: Publish> Publisher<P> {
-    pub(super) fn new(store: Store, journal: Box<dyn DiskFile>, sink: P, metrics: Arc<Metrics>, output: Positions, work: Receiver<Work>) -> Self {
+    pub(super) fn new(
+        store: Store,
+        journal: Box<dyn DiskFile>,
+        sink: P,
+        metrics: Arc<Metrics>,
+        output: Positions,
+        work: Receiver<Work>,
+    ) -> Self {
         Publisher {
             store,
             journal,

@@ -191,7 +191,7 @@ impl Store {
     /// When the disk refuses.
     pub fn remove_old(&self) -> io::Result<()> {
         let snapshots = self.numbers("snapshot-")?;
-        let Some(oldest) = snapshots.iter().rev().take(KEPT_SNAPSHOTS).last() else { return Ok(()) };
+        let Some(oldest) = snapshots.iter().rev().take(KEPT_SNAPSHOTS).next_back() else { return Ok(()) };
         for n in snapshots.iter().filter(|n| *n < oldest) {
             self.disk.remove(&snapshot_name(*n))?;
         }

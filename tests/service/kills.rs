@@ -1,6 +1,6 @@
 //! SIGKILL in every window between two durable steps: each change is on the topic once, and it is the undisturbed run's.
 
-use crate::rig::{Rig, fleet, numbers, same, expected};
+use crate::rig::{Rig, expected, fleet, numbers, same};
 use crate::support::kafka::broker;
 use crate::support::process::Metrics;
 

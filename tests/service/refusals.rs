@@ -115,7 +115,8 @@ fn a_second_instance_in_the_group_answers_nothing_and_says_why() {
     for instance in [&mut first, &mut second] {
         instance.wait_for("the other to be noticed", |p| {
             let (status, reason) = p.get("/readyz")?;
-            (status == 503 && reason.contains("another instance is in the consumer group") && reason.contains("of 4 partitions")).then_some(())
+            (status == 503 && reason.contains("another instance is in the consumer group") && reason.contains("of 4 partitions"))
+                .then_some(())
         });
         assert_eq!(instance.get("/livez").unwrap().0, 200);
     }

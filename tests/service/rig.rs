@@ -270,11 +270,8 @@ listen = "127.0.0.1:0"
 
     /// Committed offsets of the group, by partition.
     pub(crate) fn committed(&self) -> BTreeMap<i32, i64> {
-        let consumer: BaseConsumer = rdkafka::ClientConfig::new()
-            .set("bootstrap.servers", &self.bootstrap)
-            .set("group.id", &self.group)
-            .create()
-            .unwrap();
+        let consumer: BaseConsumer =
+            rdkafka::ClientConfig::new().set("bootstrap.servers", &self.bootstrap).set("group.id", &self.group).create().unwrap();
         let mut list = rdkafka::TopicPartitionList::new();
         list.add_partition_range(&self.input, 0, PARTITIONS - 1);
         let committed = consumer.committed_offsets(list, PATIENCE).unwrap();

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use firstseen::kafka::admin::{Admin, TopicSettings};
 use firstseen::kafka::client::{KafkaSettings, Preset};
@@ -26,12 +26,12 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs until `done` gives something; panics with `what` when that takes longer than [`PATIENCE`].
 pub(crate) fn wait_for<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = firstseen::host_clock::monotonic() + PATIENCE;
     loop {
         if let Some(value) = done() {
             return value;
         }
-        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain for {what}");
+        assert!(firstseen::host_clock::monotonic() < deadline, "waited {PATIENCE:?} in vain for {what}");
         std::thread::park_timeout(Duration::from_millis(5));
     }
 }

@@ -3,9 +3,9 @@
 //! Invariant: fetching starts at positions that are known here (delivered, stored, or the log's end or start as configured), only when
 //! every partition is owned; librdkafka never chooses one.
 
+use crate::host_clock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
-use std::time::Instant;
 
 use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -121,7 +121,7 @@ impl Worker {
     /// Partitions whose next message is gone: librdkafka has stopped fetching them, and starts again only with a new assignment.
     pub(super) fn recover_range(&mut self) -> Flow {
         // What the group has taken back meanwhile must not be assigned again.
-        if self.range_due > Instant::now() || self.consumer.context().has_rebalances() {
+        if self.range_due > host_clock::monotonic() || self.consumer.context().has_rebalances() {
             return Ok(());
         }
         let lost = mem::take(&mut self.out_of_range);
@@ -140,7 +140,7 @@ impl Worker {
             Err(error) => error,
         };
         self.out_of_range.extend(lost);
-        self.range_due = Instant::now() + RETRY;
+        self.range_due = host_clock::monotonic() + RETRY;
         self.tell(error)
     }
 

@@ -1,0 +1,19 @@
+# The two commands of a newcomer are `make demo` and `make test`. Both build with one profile, so the second rebuilds nothing.
+
+CARGO ?= cargo
+
+.PHONY: demo test lint bench
+
+demo: ## an attack being found, on an embedded broker
+	$(CARGO) run --quiet --locked -- demo
+
+test: ## everything, against a real Apache Kafka and an independent KQL engine (both are fetched into target/)
+	$(CARGO) test --locked
+
+lint: ## formatting, clippy and documentation, warnings refused
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" $(CARGO) doc --locked --no-deps --document-private-items
+
+bench: ## the figures of docs/benchmarks.md
+	$(CARGO) bench --locked

@@ -1,0 +1,165 @@
+//! What recovery rests on: a task that replays the journal says the same again, and publishes only what is missing.
+
+use super::*;
+use crate::defender::decode::{Decoder, Limits};
+use crate::defender::{Body, DeviceInfo, NetworkEvent};
+use crate::fleet::render;
+use crate::state::codec::{FileKind, write_header};
+use crate::state::journal;
+use crate::time::Span;
+use proptest::prelude::*;
+
+const START: Ticks = Ticks(1_790_000_000 * crate::time::TICKS_PER_SECOND);
+
+/// What the input does: a message on one of two partitions, or nothing for a while.
+#[derive(Clone, Debug)]
+enum Step {
+    Message { partition: i32, device: u8, ip: u8, server: bool, bad: bool },
+    Idle { hours: i64 },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let message = (0..2i32, 0..5u8, 0..6u8, prop::bool::weighted(0.3), prop::bool::weighted(0.1))
+        .prop_map(|(partition, device, ip, server, bad)| Step::Message { partition, device, ip, server, bad });
+    prop::collection::vec(prop_oneof![5 => message, 1 => (1..40i64).prop_map(|hours| Step::Idle { hours })], 1..60)
+}
+
+fn payload(clock: Ticks, device: u8, ip: u8, server: bool, bad: bool) -> Vec<u8> {
+    let (name, ip) = (format!("srv-{device}"), format!("203.0.113.{ip}"));
+    let mut record = Vec::new();
+    if bad {
+        return b"{\"records\":[{\"time\":\"never\"},7]}".to_vec();
+    }
+    if server {
+        let info = DeviceInfo { timestamp: clock, device_id: &name, device_name: &name, os_platform: "Linux", device_type: "Server" };
+        render::render_device(&mut record, clock, "t", &info, false);
+    } else {
+        let event = NetworkEvent {
+            timestamp: clock,
+            device_id: &name,
+            device_name: &name,
+            action_type: "ConnectionSuccess",
+            remote_ip: &ip,
+            remote_ip_type: "Public",
+            remote_port: Some(443),
+            company: "Acme",
+            ..NetworkEvent::default()
+        };
+        render::render_network(&mut record, clock, "t", &event, false);
+    }
+    render::message(&[record])
+}
+
+fn format() -> Format {
+    Format {
+        findings_topic: "findings".to_owned(),
+        dead_letter_topic: "dead".to_owned(),
+        settings: Settings { update_interval: Span::ZERO, ..Settings::default() },
+        privileged: Privileged::none(),
+    }
+}
+
+fn task(entries: Vec<Entry>, published: Published) -> Task {
+    let mut task = Task::new(Detector::new(format().settings), format(), Positions::new(), entries, published);
+    for partition in 0..2 {
+        task.assigned("in", partition, NextOffset(0));
+    }
+    task
+}
+
+type Consumed = Vec<(Origin, Vec<u8>)>;
+
+/// One batch of messages.
+fn push(task: &mut Task, messages: &[(Origin, Vec<u8>)], out: &mut Turnout) {
+    let (mut batch, mut decoder) = (Batch::new(), Decoder::new());
+    let limits = Limits { independent_clock: None, max_clock_skew: Span::hours(1) };
+    for (tag, (_, payload)) in messages.iter().enumerate() {
+        batch.push_message(&mut decoder, tag as u64, payload, &limits);
+    }
+    task.batch(&batch, &messages.iter().map(|(origin, _)| *origin).collect::<Vec<_>>(), out);
+}
+
+/// Lives through the steps; what was consumed, and what came of it.
+fn live(task: &mut Task, steps: &[Step], clock: &mut Ticks, offsets: &mut [i64; 2]) -> (Consumed, Turnout) {
+    let (mut consumed, mut out) = (Consumed::new(), Turnout::default());
+    for step in steps {
+        match step {
+            Step::Message { partition, device, ip, server, bad } => {
+                *clock = clock.plus(Span::minutes(7));
+                let id = task.partitions().id("in", *partition).unwrap();
+                let offset = &mut offsets[*partition as usize];
+                let origin = Origin { partition: id, offset: *offset, timestamp: Some(*clock) };
+                // Offsets need not be dense.
+                *offset += 1 + i64::from(*device % 2);
+                consumed.push((origin, payload(*clock, *device, *ip, *server, *bad)));
+                push(task, &consumed[consumed.len() - 1..], &mut out);
+            }
+            Step::Idle { hours } => {
+                *clock = clock.plus(Span::hours(*hours));
+                task.idle(*clock, &mut out);
+            }
+        }
+    }
+    (consumed, out)
+}
+
+fn entries(frames: &[u8]) -> Vec<Entry> {
+    let mut file = Vec::new();
+    write_header(&mut file, FileKind::Journal).unwrap();
+    file.extend_from_slice(frames);
+    journal::read(&file[..]).unwrap().entries
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn replay_says_the_same_and_publishes_what_is_missing(before in steps(), after in steps(), every in 1usize..4, group in 1usize..9) {
+        let (mut clock, mut offsets) = (START, [0, 0]);
+        let mut first = task(Vec::new(), Published::default());
+        first.replay_done(&mut Turnout::default());
+        let (consumed, said) = live(&mut first, &before, &mut clock, &mut offsets);
+
+        // A crash: of what was said, some stands in the topics.
+        let mut published = Published::default();
+        let mut missing = Vec::new();
+        for (n, publication) in said.publications.iter().enumerate() {
+            let of = &publication.outgoing;
+            let header = |name: &str| of.headers.iter().find(|(h, _)| h == name).map(|(_, v)| String::from_utf8(v.clone()).unwrap());
+            if n % every != 0 {
+                missing.push(of.clone());
+            } else if of.topic == "dead" {
+                let number = |name: &str| header(name).and_then(|v| v.parse::<i64>().ok());
+                published.dead_letters.insert(("in".to_owned(), number("source-partition").unwrap() as i32, number("source-offset").unwrap(), number("source-record").map(|n| n as u32)));
+            } else {
+                let change = said.changes.iter().find(|c| key(c).as_bytes() == of.key && Some(c.revision.to_string()) == header("revision")).unwrap();
+                published.changes.insert((change.id, change.revision));
+            }
+        }
+        let journal = entries(&said.journal);
+        let mut second = task(journal, published);
+        let second_ids = second.partitions().clone();
+        let mut again = Turnout::default();
+        // The ids of partitions are each task's own.
+        let renamed = |origin: &Origin| {
+            let of = first.partitions().get(origin.partition).unwrap();
+            Origin { partition: second_ids.id(&of.topic, of.partition).unwrap(), ..*origin }
+        };
+        let consumed: Consumed = consumed.iter().map(|(origin, payload)| (renamed(origin), payload.clone())).collect();
+        for messages in consumed.chunks(group) {
+            push(&mut second, messages, &mut again);
+        }
+        prop_assert!(again.journal.is_empty(), "what is replayed is journaled already");
+        second.replay_done(&mut again);
+        prop_assert_eq!(&again.changes, &said.changes);
+        prop_assert_eq!(again.publications.iter().map(|p| p.outgoing.clone()).collect::<Vec<_>>(), missing);
+        prop_assert_eq!(second.positions(), first.positions());
+
+        // And both go on alike.
+        let (mut clock_again, mut offsets_again) = (clock, offsets);
+        let (_, one) = live(&mut first, &after, &mut clock, &mut offsets);
+        let (_, other) = live(&mut second, &after, &mut clock_again, &mut offsets_again);
+        prop_assert_eq!(one.changes, other.changes);
+        prop_assert_eq!(one.publications, other.publications);
+    }
+}
