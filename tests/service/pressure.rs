@@ -42,7 +42,8 @@ fn an_output_that_takes_little_holds_the_input_back() {
     // Not JSON, and each becomes a dead letter of its own size: nothing is as heavy for the output. It hardly compresses.
     let mut random = numbers(3);
     let noise: Vec<u8> = (0..MESSAGES * SIZE / 8).flat_map(|_| random().to_le_bytes().map(|b| b' ' + b % 64)).collect();
-    let message = |(n, bytes): (usize, &[u8])| Message { partition: n as i32 % 4, timestamp: 1 + n as i64, arrival: 0, bytes: bytes.to_vec() };
+    let message =
+        |(n, bytes): (usize, &[u8])| Message { partition: n as i32 % 4, timestamp: 1 + n as i64, arrival: 0, bytes: bytes.to_vec() };
     rig.produce(broker(), &noise.chunks_exact(SIZE).enumerate().map(message).collect::<Vec<_>>());
     drop(noise);
     broker().write_quota(&client, Some(200_000));

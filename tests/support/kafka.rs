@@ -16,7 +16,7 @@ use firstseen::kafka::admin::{Admin, TopicSettings};
 use firstseen::kafka::client::{KafkaSettings, Preset};
 use firstseen::kafka::cluster::Cluster;
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -236,6 +236,14 @@ wait
         let admin = Admin::new(&self.settings("harness"), PATIENCE).unwrap();
         admin.ensure_topic(&topic, TopicSettings { partitions, retention: None, create: true }).unwrap();
         topic
+    }
+
+    /// A new topic of one partition whose messages (batches, compressed) may have at most so many bytes.
+    pub(crate) fn narrow_topic(&self, topic: &str, bytes: u32) {
+        let limit = bytes.to_string();
+        let topic = NewTopic::new(topic, 1, TopicReplication::Fixed(1)).set("max.message.bytes", &limit);
+        let results = runtime().block_on(self.admin().create_topics([&topic], &AdminOptions::new())).unwrap();
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
     }
 
     /// What a client of this id may write, in bytes a second; `None` lifts the bound.
