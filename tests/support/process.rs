@@ -6,9 +6,10 @@ use std::net::TcpStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::kafka::wait_for;
+use firstseen::host_clock::monotonic;
 
 /// A run of `firstseen run`; killed when it is dropped.
 pub(crate) struct Process {
@@ -85,7 +86,7 @@ impl Process {
 
     /// SIGTERM; the exit code must be 0 within ten seconds.
     pub(crate) fn drain(&mut self) {
-        let asked = Instant::now();
+        let asked = monotonic();
         self.terminate();
         let status = self.end();
         let took = asked.elapsed();
