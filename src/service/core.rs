@@ -222,7 +222,9 @@ impl Core {
                 if self.is_new {
                     // Where reading began must be known to a restart before anything depends on it.
                     self.is_new = false;
-                    self.whole_snapshot(host_clock::monotonic() + DRAIN_WITHIN)?;
+                    if !self.whole_snapshot(host_clock::monotonic() + DRAIN_WITHIN)? {
+                        return Err(ServiceError::FirstSnapshot);
+                    }
                 }
                 if !self.task.is_replaying() {
                     self.shared.health.set_ready();

@@ -50,7 +50,29 @@ pub(super) enum Work {
 struct Waiting {
     topic: String,
     appended: Option<Ticks>,
+    /// What is written instead when a dead letter turns out to be larger than its topic takes.
+    shorter: Option<Box<Outgoing>>,
 }
+
+/// A dead letter without its value, which is larger than the topic takes: the header `value-omitted` says how many bytes it has, and
+/// where it stands the others say. One oversized record must not stop the service for ever. A finding has no such form.
+fn without_value(outgoing: &Outgoing) -> Option<Box<Outgoing>> {
+    let has = |wanted: &str| outgoing.headers.iter().any(|(name, _)| name == wanted);
+    if !has("source-offset") || has(VALUE_OMITTED) {
+        return None;
+    }
+    let mut headers = outgoing.headers.clone();
+    headers.push((VALUE_OMITTED.to_owned(), outgoing.payload.len().to_string().into_bytes()));
+    Some(Box::new(Outgoing {
+        topic: outgoing.topic.clone(),
+        key: outgoing.key.clone(),
+        headers,
+        payload: Vec::new(),
+        token: outgoing.token,
+    }))
+}
+
+const VALUE_OMITTED: &str = "value-omitted";
 
 struct Fence {
     before: u64,
@@ -75,6 +97,8 @@ pub(super) struct Publisher<P> {
 
 /// Work that is taken together before a sync.
 const GROUP: usize = 256;
+/// Bytes of publications with which a group is closed: what is taken waits in memory while the brokers are slow.
+const GROUP_BYTES: usize = 4 << 20;
 
 impl<P: Publish> Publisher<P> {
     pub(super) fn new(
@@ -133,7 +157,7 @@ impl<P: Publish> Publisher<P> {
     fn group(&mut self, first: Work) -> Result<(), ServiceError> {
         let mut publications = Vec::new();
         let mut next = Some(first);
-        let mut taken = 0;
+        let (mut taken, mut bytes) = (0, 0);
         while let Some(work) = next {
             match work {
                 Work::Step { journal, publications: more } => {
@@ -141,6 +165,7 @@ impl<P: Publish> Publisher<P> {
                         self.journal.write_all(&journal).map_err(ServiceError::Journal)?;
                         self.unsynced = true;
                     }
+                    bytes += more.iter().map(|p| p.outgoing.payload.len()).sum::<usize>();
                     publications.extend(more);
                 }
                 Work::Rotate { segment, fence } => {
@@ -154,7 +179,7 @@ impl<P: Publish> Publisher<P> {
                 }
             }
             taken += 1;
-            next = if taken < GROUP { self.work.try_recv().ok() } else { None };
+            next = if taken < GROUP && bytes < GROUP_BYTES { self.work.try_recv().ok() } else { None };
         }
         self.publish(&mut publications)
     }
@@ -177,7 +202,8 @@ impl<P: Publish> Publisher<P> {
         crash::point("journal-synced");
         for Publication { mut outgoing, appended } in publications.drain(..) {
             outgoing.token = self.next_token;
-            self.outstanding.insert(self.next_token, Waiting { topic: outgoing.topic.clone(), appended });
+            let shorter = without_value(&outgoing);
+            self.outstanding.insert(self.next_token, Waiting { topic: outgoing.topic.clone(), appended, shorter });
             self.next_token += 1;
             let mut outgoing = Box::new(outgoing);
             loop {
@@ -191,12 +217,27 @@ impl<P: Publish> Publisher<P> {
                         }
                         self.check()?;
                     }
-                    Err(PublishError::Refused(_, error)) => return Err(ServiceError::Sink(error)),
+                    Err(PublishError::Refused(back, error)) => outgoing = self.shorter(back.token, error)?,
                 }
             }
         }
         crash::point("published");
         Ok(())
+    }
+
+    /// What is written instead of a message that is too large; any other failure ends the publisher.
+    fn shorter(&mut self, token: u64, error: SinkError) -> Result<Box<Outgoing>, ServiceError> {
+        let shorter = self.outstanding.get_mut(&token).and_then(|waiting| waiting.shorter.take());
+        match (error, shorter) {
+            (SinkError::TooLarge { topic }, Some(shorter)) => {
+                tracing::warn!(
+                    topic,
+                    "a dead letter is larger than its topic takes: it is written without its value. Raise the topic's max.message.bytes"
+                );
+                Ok(shorter)
+            }
+            (error, _) => Err(ServiceError::Sink(error)),
+        }
     }
 
     fn rotate(&mut self, segment: u64, fence: Sender<Positions>) -> Result<(), ServiceError> {
@@ -209,7 +250,22 @@ impl<P: Publish> Publisher<P> {
     }
 
     fn delivered(&mut self, delivery: Delivery) -> Result<(), ServiceError> {
-        let (partition, offset) = delivery.result.map_err(ServiceError::Sink)?;
+        let (partition, offset) = match delivery.result {
+            Ok(at) => at,
+            Err(error) => {
+                let mut next = self.shorter(delivery.token, error)?;
+                // Room comes by itself: what counts as on its way does so until the producer, not this thread, is done with it.
+                while let Err(refused) = self.sink.publish(*next) {
+                    next = match refused {
+                        PublishError::Full(back) => back,
+                        PublishError::Refused(_, error) => return Err(ServiceError::Sink(error)),
+                    };
+                    self.check()?;
+                    std::thread::park_timeout(Duration::from_millis(5));
+                }
+                return Ok(());
+            }
+        };
         crash::point("acknowledged");
         if let Some(waiting) = self.outstanding.remove(&delivery.token) {
             if let Some(appended) = waiting.appended {

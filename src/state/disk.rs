@@ -35,6 +35,11 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// When the disk refuses.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Returns once what a process that was killed wrote to this file survives a loss of power.
+    ///
+    /// # Errors
+    /// When it is not there or the disk refuses.
+    fn sync(&self, name: &str) -> io::Result<()>;
     /// Removes a file.
     ///
     /// # Errors
@@ -123,6 +128,10 @@ impl Disk for Directory {
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         std::fs::rename(self.path.join(from), self.path.join(to))?;
         self.sync_names()
+    }
+
+    fn sync(&self, name: &str) -> io::Result<()> {
+        File::open(self.path.join(name))?.sync_all()
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {

@@ -155,6 +155,8 @@ impl Store {
             if !segments.contains(&n) {
                 return Err(problem("is missing".to_owned()));
             }
+            // A killed process may have written more than it synced; what is read here will be published on.
+            self.disk.sync(&name)?;
             let mut segment =
                 journal::read(io::BufReader::new(self.disk.open(&name)?)).map_err(|e| problem(format!("can't be read: {e}")))?;
             if segment.torn {

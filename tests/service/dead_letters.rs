@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::rig::{Message, Rig, Written};
+use crate::rig::{Message, Rig, Written, numbers};
 use crate::support::kafka::broker;
 use crate::support::process::Metrics;
 
@@ -183,5 +183,36 @@ fn each_offence_is_there_once_through_kills() {
         assert!(metrics.sum("firstseen_replayed_messages_total") > 0.0, "{place}");
         service.drain();
         check(&rig, &all);
+    }
+}
+
+#[test]
+fn one_that_is_larger_than_the_topic_takes_is_there_without_its_value() {
+    let mut random = numbers(5);
+    let noise: Vec<u8> = (0..200_000).map(|_| b' ' + (random() % 90) as u8).collect();
+    let message =
+        |partition: i32, bytes: &[u8]| Message { partition, timestamp: DAY + i64::from(partition), arrival: DAY, bytes: bytes.to_vec() };
+    let messages = [message(0, b"before"), message(1, &noise), message(2, b"behind")];
+    // The broker refuses it, or the producer does.
+    for by_broker in [true, false] {
+        let mut rig = Rig::shared("narrow");
+        if by_broker {
+            broker().narrow_topic(&rig.dead_letters, 50_000);
+        } else {
+            rig.more.push(r#""message.max.bytes" = "100000""#.to_owned());
+        }
+        rig.produce(broker(), &messages);
+        for _ in 0..2 {
+            let mut service = rig.start();
+            service.wait_for("three dead letters", |_| (rig.read(&rig.dead_letters).len() >= 3).then_some(()));
+            service.drain();
+            let mut read = rig.read(&rig.dead_letters);
+            read.sort_by(|a, b| a.headers["source-partition"].cmp(&b.headers["source-partition"]));
+            let values: Vec<&[u8]> = read.iter().map(|w| w.payload.as_slice()).collect();
+            assert_eq!(values, [&b"before"[..], b"", b"behind"]);
+            let omitted: Vec<_> = read.iter().map(|w| w.headers.get("value-omitted").map(String::as_str)).collect();
+            assert_eq!(omitted, [None, Some("200000"), None]);
+            assert!(read.iter().all(|w| w.headers["reason"] == "not_json"));
+        }
     }
 }

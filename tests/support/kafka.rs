@@ -16,7 +16,7 @@ use firstseen::kafka::admin::{Admin, TopicSettings};
 use firstseen::kafka::client::{KafkaSettings, Preset};
 use firstseen::kafka::cluster::Cluster;
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -236,6 +236,42 @@ wait
         let admin = Admin::new(&self.settings("harness"), PATIENCE).unwrap();
         admin.ensure_topic(&topic, TopicSettings { partitions, retention: None, create: true }).unwrap();
         topic
+    }
+
+    /// A new topic of one partition whose messages (batches, compressed) may have at most so many bytes.
+    pub(crate) fn narrow_topic(&self, topic: &str, bytes: u32) {
+        let limit = bytes.to_string();
+        let topic = NewTopic::new(topic, 1, TopicReplication::Fixed(1)).set("max.message.bytes", &limit);
+        let results = runtime().block_on(self.admin().create_topics([&topic], &AdminOptions::new())).unwrap();
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+    }
+
+    /// What a client of this id may write, in bytes a second; `None` lifts the bound.
+    pub(crate) fn write_quota(&self, client: &str, rate: Option<u32>) {
+        let mut tool = java(&libs(), "kafka.admin.ConfigCommand");
+        tool.args(["--bootstrap-server", &self.bootstrap(), "--alter", "--entity-type", "clients", "--entity-name", client]);
+        match rate {
+            Some(rate) => tool.args(["--add-config", &format!("producer_byte_rate={rate}")]),
+            None => tool.args(["--delete-config", "producer_byte_rate"]),
+        };
+        run("setting a quota", &mut tool);
+    }
+
+    /// Waits until the broker has read what clients that are gone had sent: a request that lies in its socket is carried out all the
+    /// same, at once as a rule, but late when a quota or a pause holds the connection.
+    pub(crate) fn has_read_everything(&self) {
+        const FIN_WAIT_1: &str = "04";
+        const CLOSE_WAIT: &str = "08";
+        let port = format!(":{:04X}", self.port);
+        wait_for("the broker to read what it was sent", || {
+            let sockets = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default()).concat();
+            let half_closed = |line: &str| {
+                let mut fields = line.split_whitespace().skip(1);
+                let (Some(local), Some(remote), Some(state)) = (fields.next(), fields.next(), fields.next()) else { return false };
+                local.ends_with(&port) && state == CLOSE_WAIT || remote.ends_with(&port) && state == FIN_WAIT_1
+            };
+            (!sockets.lines().any(half_closed)).then_some(())
+        });
     }
 
     fn admin(&self) -> AdminClient<DefaultClientContext> {
