@@ -517,6 +517,7 @@ impl Detector {
             finding: None,
             answer: None,
             timer: Ticks::MAX,
+            place: self.devices.rows.row(device).candidates.len() as u32,
         });
         let row = self.devices.rows.row_mut(device);
         row.candidates.push(id);
@@ -695,9 +696,13 @@ impl Detector {
         self.strings.release(row.device_id);
         self.strings.release(row.details);
         let device = self.devices.rows.row_mut(row.device);
-        device.candidates.retain(|c| *c != id);
-        if device.candidates.is_empty() {
-            device.candidates = thin_vec::ThinVec::new();
+        // By its place, not by a search: one device may have very many.
+        device.candidates.swap_remove(row.place as usize);
+        if device.candidates.len() < device.candidates.capacity() / 4 {
+            device.candidates.shrink_to_fit();
+        }
+        if let Some(moved) = device.candidates.get(row.place as usize) {
+            self.candidates.row_mut(*moved).place = row.place;
         }
         device.connections.replace(row.destination, row.port, Known::Last(row.last.max(row.previous)));
         if device.is_third_party() {

@@ -38,6 +38,8 @@ pub(crate) struct Candidate {
     pub(crate) answer: Option<Answer>,
     /// Not persisted, as every timer.
     pub(crate) timer: Ticks,
+    /// Its place in its device's list; not persisted.
+    pub(crate) place: u32,
 }
 
 /// A finding: it exists from the first opening to the end of its candidate.
@@ -239,6 +241,7 @@ impl Row for Candidate {
             finding,
             answer: None,
             timer: Ticks::MAX,
+            place: 0,
         })
     }
 }

@@ -4,12 +4,17 @@
 //! after that instant, or by [`Slab::copy_some`], whichever comes first; rows born later are left out. All changes go through
 //! [`Slab::get_mut`], [`Slab::insert`] and [`Slab::remove`], so no caller can forget. What a row's bytes are is the row's business.
 //!
-//! Rows live in chunks, so growing never moves them: no stall and no slack at millions of rows.
+//! Rows live in chunks, so growing never moves them: no stall and no slack at millions of rows. New rows go to the lowest free
+//! id, and a chunk whose rows are all gone gives its memory back: after the first days, when everything is new, the table of
+//! candidates shrinks to what a normal day needs.
 
 use super::wire::{Get, Put, WireError};
+use std::collections::BTreeSet;
 
 const CHUNK: usize = 1 << CHUNK_BITS;
 const CHUNK_BITS: u32 = 10;
+/// No free slot follows.
+const NONE: u32 = u32::MAX;
 
 /// A row that can be written to a snapshot and read back.
 pub(crate) trait Row: Sized {
@@ -19,16 +24,25 @@ pub(crate) trait Row: Sized {
 
 #[derive(Debug)]
 struct Slot<T> {
-    /// The copy that already holds (or must not hold) this row.
+    /// The copy that already holds (or must not hold) this row; of a free slot, the next free one in its chunk.
     copied: u32,
     row: Option<T>,
 }
 
 #[derive(Debug)]
+struct Chunk<T> {
+    /// Fewer than a chunk's worth in the last one, and in one that was emptied and filled again.
+    slots: Vec<Slot<T>>,
+    live: u32,
+    free: u32,
+}
+
+#[derive(Debug)]
 pub(crate) struct Slab<T> {
-    chunks: Vec<Vec<Slot<T>>>,
-    free: Vec<u32>,
-    slots: u32,
+    chunks: Vec<Chunk<T>>,
+    /// Chunks that have room.
+    room: BTreeSet<u32>,
+    len: usize,
     copy: u32,
     /// Next slot that `copy_some` looks at, and the end; equal when no copy is under way.
     cursor: u32,
@@ -38,29 +52,36 @@ pub(crate) struct Slab<T> {
 
 impl<T> Default for Slab<T> {
     fn default() -> Self {
-        Slab { chunks: Vec::new(), free: Vec::new(), slots: 0, copy: 0, cursor: 0, cursor_end: 0, out: Vec::new() }
+        Slab { chunks: Vec::new(), room: BTreeSet::new(), len: 0, copy: 0, cursor: 0, cursor_end: 0, out: Vec::new() }
+    }
+}
+
+impl<T> Chunk<T> {
+    fn has_room(&self) -> bool {
+        self.free != NONE || self.slots.len() < CHUNK
     }
 }
 
 impl<T: Row> Slab<T> {
     /// Rows present.
     pub(crate) fn len(&self) -> usize {
-        self.slots as usize - self.free.len()
+        self.len
     }
 
-    /// One past the greatest id in use.
+    /// No id in use is as great as this.
     pub(crate) fn id_end(&self) -> u32 {
-        self.slots
+        let last = self.chunks.last().map_or(0, |c| c.slots.len());
+        ((self.chunks.len().saturating_sub(1) << CHUNK_BITS) + last) as u32
     }
 
     #[inline]
     fn slot(&self, id: u32) -> Option<&Slot<T>> {
-        self.chunks.get((id >> CHUNK_BITS) as usize)?.get(id as usize % CHUNK)
+        self.chunks.get((id >> CHUNK_BITS) as usize)?.slots.get(id as usize % CHUNK)
     }
 
     #[inline]
     fn slot_mut(&mut self, id: u32) -> Option<&mut Slot<T>> {
-        self.chunks.get_mut((id >> CHUNK_BITS) as usize)?.get_mut(id as usize % CHUNK)
+        self.chunks.get_mut((id >> CHUNK_BITS) as usize)?.slots.get_mut(id as usize % CHUNK)
     }
 
     #[inline]
@@ -86,35 +107,60 @@ impl<T: Row> Slab<T> {
     }
 
     pub(crate) fn insert(&mut self, row: T) -> u32 {
-        let copied = self.copy;
-        if let Some(id) = self.free.pop() {
-            let slot = self.slot_mut(id).expect("INV-ids: a free id names a slot");
-            *slot = Slot { copied, row: Some(row) };
-            return id;
+        let number = self.room.first().copied().unwrap_or_else(|| self.add_chunk());
+        let slot = Slot { copied: self.copy, row: Some(row) };
+        let chunk = self.chunks.get_mut(number as usize).expect("INV-ids: a chunk with room is there");
+        chunk.live += 1;
+        let at = match chunk.slots.get_mut(chunk.free as usize) {
+            Some(free) => {
+                let at = chunk.free;
+                chunk.free = free.copied;
+                *free = slot;
+                at
+            }
+            None => {
+                if number > 0 && chunk.slots.capacity() == 0 {
+                    // The first chunk grows as it fills: a table with three rows costs three rows.
+                    chunk.slots.reserve_exact(CHUNK);
+                }
+                chunk.slots.push(slot);
+                chunk.slots.len() as u32 - 1
+            }
+        };
+        if !chunk.has_room() {
+            self.room.remove(&number);
         }
-        let id = self.slots;
-        self.place(id, Slot { copied, row: Some(row) });
-        id
+        self.len += 1;
+        number << CHUNK_BITS | at
     }
 
-    fn place(&mut self, id: u32, slot: Slot<T>) {
-        if (id as usize).is_multiple_of(CHUNK) {
-            // The first chunk grows as it fills: a table with three rows costs three rows.
-            self.chunks.push(if id == 0 { Vec::new() } else { Vec::with_capacity(CHUNK) });
-        }
-        self.chunks.last_mut().expect("INV-ids: a chunk was just made").push(slot);
-        self.slots = id + 1;
+    fn add_chunk(&mut self) -> u32 {
+        let number = self.chunks.len() as u32;
+        self.chunks.push(Chunk { slots: Vec::new(), live: 0, free: NONE });
+        self.room.insert(number);
+        number
     }
 
     pub(crate) fn remove(&mut self, id: u32) -> Option<T> {
         self.save(id);
-        let row = self.slot_mut(id)?.row.take()?;
-        self.free.push(id);
+        let number = id >> CHUNK_BITS;
+        let chunk = self.chunks.get_mut(number as usize)?;
+        let slot = chunk.slots.get_mut(id as usize % CHUNK)?;
+        let row = slot.row.take()?;
+        slot.copied = std::mem::replace(&mut chunk.free, id % CHUNK as u32);
+        chunk.live -= 1;
+        if chunk.live == 0 && number > 0 {
+            (chunk.slots, chunk.free) = (Vec::new(), NONE);
+        }
+        self.room.insert(number);
+        self.len -= 1;
         Some(row)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
-        self.chunks.iter().flatten().enumerate().filter_map(|(id, slot)| Some((id as u32, slot.row.as_ref()?)))
+        self.chunks.iter().zip(0u32..).flat_map(|(chunk, number)| {
+            chunk.slots.iter().zip(number << CHUNK_BITS..).filter_map(|(slot, id)| Some((id, slot.row.as_ref()?)))
+        })
     }
 
     #[inline]
@@ -127,13 +173,15 @@ impl<T: Row> Slab<T> {
     #[inline(never)]
     fn save_for_copy(&mut self, id: u32) {
         let copy = self.copy;
-        let Some(slot) = self.chunks.get_mut((id >> CHUNK_BITS) as usize).and_then(|c| c.get_mut(id as usize % CHUNK)) else { return };
-        if slot.copied != copy {
+        let Some(slot) = self.chunks.get_mut((id >> CHUNK_BITS) as usize).and_then(|c| c.slots.get_mut(id as usize % CHUNK)) else {
+            return;
+        };
+        if let Some(row) = &slot.row
+            && slot.copied != copy
+        {
             slot.copied = copy;
-            if let Some(row) = &slot.row {
-                self.out.put_u32(id);
-                row.encode(&mut self.out);
-            }
+            self.out.put_u32(id);
+            row.encode(&mut self.out);
         }
     }
 
@@ -142,13 +190,17 @@ impl<T: Row> Slab<T> {
         debug_assert_eq!(self.cursor, self.cursor_end, "INV-copy: one copy at a time");
         self.copy = self.copy.wrapping_add(1);
         self.cursor = 0;
-        self.cursor_end = self.slots;
+        self.cursor_end = self.id_end();
     }
 
     /// Encodes rows until about `budget` more bytes stand in the output; true when the copy is whole.
     pub(crate) fn copy_some(&mut self, budget: usize) -> bool {
         let until = self.out.len().saturating_add(budget);
         while self.cursor < self.cursor_end && self.out.len() < until {
+            if self.chunks.get((self.cursor >> CHUNK_BITS) as usize).is_none_or(|c| c.live == 0) {
+                self.cursor = ((self.cursor >> CHUNK_BITS) + 1).saturating_mul(CHUNK as u32).min(self.cursor_end);
+                continue;
+            }
             self.save_for_copy(self.cursor);
             self.cursor += 1;
         }
@@ -176,24 +228,44 @@ impl<T: Row> Slab<T> {
         let mut get = Get(bytes);
         while !get.is_empty() {
             let id = get.u32()?;
-            if id >= u32::MAX - 1 || id as usize > self.slots as usize + (1 << 27) {
+            let (number, at) = ((id >> CHUNK_BITS) as usize, id as usize % CHUNK);
+            if id >= u32::MAX - 1 || number > self.chunks.len() + (1 << (27 - CHUNK_BITS)) {
                 return Err(WireError::Invalid("row id"));
             }
-            while self.slots <= id {
-                self.place(self.slots, Slot { copied: self.copy, row: None });
+            while self.chunks.len() <= number {
+                self.add_chunk();
             }
             let row = T::decode(&mut get)?;
-            let slot = self.slot_mut(id).ok_or(WireError::Invalid("row id"))?;
+            let copied = self.copy;
+            let chunk = self.chunks.get_mut(number).ok_or(WireError::Invalid("row id"))?;
+            if number > 0 && chunk.slots.capacity() == 0 {
+                chunk.slots.reserve_exact(CHUNK);
+            }
+            while chunk.slots.len() <= at {
+                chunk.slots.push(Slot { copied, row: None });
+            }
+            let slot = chunk.slots.get_mut(at).ok_or(WireError::Invalid("row id"))?;
             if slot.row.replace(row).is_some() {
                 return Err(WireError::Invalid("a row twice"));
             }
+            chunk.live += 1;
+            self.len += 1;
         }
         Ok(())
     }
 
     /// Collects the holes between loaded rows.
     pub(crate) fn finish_load(&mut self) {
-        self.free = (0..self.slots).rev().filter(|id| self.get(*id).is_none()).collect();
+        self.room.clear();
+        for (chunk, number) in self.chunks.iter_mut().zip(0u32..) {
+            chunk.free = NONE;
+            for (at, slot) in chunk.slots.iter_mut().enumerate().rev().filter(|(_, slot)| slot.row.is_none()) {
+                slot.copied = std::mem::replace(&mut chunk.free, at as u32);
+            }
+            if chunk.has_room() {
+                self.room.insert(number);
+            }
+        }
     }
 }
 
@@ -239,7 +311,29 @@ mod tests {
             loaded.load(&out).unwrap();
             loaded.finish_load();
             prop_assert_eq!(contents(&loaded), wanted);
-            prop_assert_eq!(loaded.len() + loaded.free.len(), loaded.slots as usize);
+            prop_assert_eq!(loaded.len(), loaded.iter().count());
+            // Holes are filled before the table grows.
+            let (rows, end) = (loaded.len() as u32, loaded.id_end());
+            for _ in rows..end { loaded.insert(1); }
+            prop_assert_eq!((loaded.len() as u32, loaded.id_end()), (end, end));
         }
+    }
+
+    #[test]
+    fn memory_of_chunks_that_have_emptied_is_given_back() {
+        let mut slab = Slab::<u64>::default();
+        let ids: Vec<u32> = (0..10 * CHUNK as u64).map(|v| slab.insert(v)).collect();
+        let kept = [ids[5], ids[4 * CHUNK + 1]];
+        ids.iter().filter(|id| !kept.contains(id)).for_each(|id| drop(slab.remove(*id)));
+        assert_eq!(slab.chunks.iter().filter(|c| c.slots.capacity() > 0).count(), 2);
+        assert_eq!(slab.iter().map(|(_, v)| *v).collect::<Vec<_>>(), [5, 4 * CHUNK as u64 + 1]);
+        // What comes next fills the lowest places, never one that is taken.
+        let mut again: Vec<u32> = (0..3 * CHUNK as u64).map(|v| slab.insert(v)).collect();
+        again.extend(kept);
+        again.sort_unstable();
+        again.dedup();
+        assert_eq!(again.len(), 3 * CHUNK + 2);
+        assert_eq!((slab.len(), slab.get(kept[0]), slab.get(kept[1])), (again.len(), Some(&5), Some(&(4 * CHUNK as u64 + 1))));
+        assert!(again[3 * CHUNK] < 4 * CHUNK as u32, "all but the one that stayed are in the first chunks");
     }
 }

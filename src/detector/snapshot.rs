@@ -307,6 +307,7 @@ impl Detector {
         for id in 0..self.candidates.id_end() {
             let Some((device, destination)) = self.candidates.get(id).map(|c| (c.device, c.destination)) else { continue };
             let device = self.devices.rows.row_mut(device);
+            self.candidates.row_mut(id).place = device.candidates.len() as u32;
             device.candidates.push(id);
             let (tenant, third_party) = (device.tenant, device.is_third_party());
             let now = self.clock_of(tenant);

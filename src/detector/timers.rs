@@ -38,7 +38,15 @@ impl Timers {
 
     /// Takes the next target due at exactly `at`.
     pub(crate) fn pop_at(&mut self, at: Ticks) -> Option<Target> {
-        if self.next_due() == Some(at) { self.heap.pop().map(|Reverse((_, target))| target) } else { None }
+        if self.next_due() != Some(at) {
+            return None;
+        }
+        let target = self.heap.pop().map(|Reverse((_, target))| target);
+        if self.heap.len() >= 1024 && self.heap.capacity() / 4 > self.heap.len() {
+            // The first days arm many times what a normal day does.
+            self.heap.shrink_to(self.heap.len() * 2);
+        }
+        target
     }
 
     pub(crate) fn len(&self) -> usize {
