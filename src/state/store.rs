@@ -279,6 +279,47 @@ mod tests {
         assert!(matches!(store.recover(&Settings::default()), Err(StateError::NoGoodSnapshot { .. })));
     }
 
+    /// A directory that notes which files are synced by name.
+    struct Noting(Directory, std::sync::Mutex<Vec<String>>);
+
+    impl Disk for Noting {
+        fn list(&self) -> io::Result<Vec<(String, u64)>> {
+            self.0.list()
+        }
+        fn open(&self, name: &str) -> io::Result<Box<dyn io::Read + Send>> {
+            self.0.open(name)
+        }
+        fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+            self.0.create(name)
+        }
+        fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+            self.0.rename(from, to)
+        }
+        fn sync(&self, name: &str) -> io::Result<()> {
+            self.1.lock().unwrap().push(name.to_owned());
+            self.0.sync(name)
+        }
+        fn remove(&self, name: &str) -> io::Result<()> {
+            self.0.remove(name)
+        }
+    }
+
+    #[test]
+    fn a_journal_that_is_built_on_is_synced_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Arc::new(Noting(Directory::open(dir.path()).unwrap(), std::sync::Mutex::default()));
+        let store = Store::new(disk.clone());
+        write(&store, 0, &mut detector(1));
+        // A process that was killed: entries in the page cache, never synced.
+        let mut journal = store.begin_segment(1).unwrap();
+        let mut encoder = journal::Encoder::default();
+        encoder.message("defender", 0, 7);
+        journal.write_all(&encoder.take_frame()).unwrap();
+        drop(journal);
+        assert_eq!(store.recover(&Settings::default()).unwrap().entries.len(), 2);
+        assert_eq!(*disk.1.lock().unwrap(), [journal_name(0), journal_name(1)]);
+    }
+
     #[test]
     fn other_versions_and_other_numbers_are_refused_with_the_way_out() {
         let dir = tempfile::tempdir().unwrap();
