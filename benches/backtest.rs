@@ -28,7 +28,7 @@ fn main() {
         let (threads, path) = (arguments.next().expect("threads"), arguments.next().expect("a file"));
         return decode_alone(threads.parse().expect("a number"), path.into());
     }
-    let (path, now) = input();
+    let (path, now, records) = input();
     let bytes = fs::metadata(&path).expect("it was written").len();
     println!("{:.2} GB in {}", bytes as f64 / 1e9, path.display());
     warm(&path);
@@ -47,7 +47,7 @@ fn main() {
         }
         println!("\n{threads} decoding thread(s), best of {ROUNDS} rounds:");
         for (name, [wall, cpu]) in [("decode alone", decode), ("backtest", backtest)] {
-            let rate = RECORDS as f64 / wall;
+            let rate = records as f64 / wall;
             println!("{name:<16}{wall:>8.2} s wall {cpu:>8.2} s CPU {rate:>12.0} records/s {:>8.0} MB/s", bytes as f64 / 1e6 / wall);
         }
         println!("ratio, wall time: {:.2}; CPU time: {:.2}", decode[0] / backtest[0], decode[1] / backtest[1]);
@@ -65,12 +65,14 @@ fn main() {
     println!();
 }
 
-/// The records, one a line, and the last arrival among them; written when they are not there.
-fn input() -> (PathBuf, String) {
+/// The records, one a line, the last arrival among them and how many they are; written when they are not there.
+fn input() -> (PathBuf, String, u64) {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bench-fleet-{RECORDS}.ndjson"));
     let done = path.with_extension("now");
-    if let Ok(now) = fs::read_to_string(&done) {
-        return (path, now);
+    if let Ok(text) = fs::read_to_string(&done)
+        && let Some((now, records)) = text.split_once(' ')
+    {
+        return (path, now.to_owned(), records.parse().expect("written below"));
     }
     let options = FleetOptions { seed: 7, devices: 3_000, ..FleetOptions::default() }.with_total(RECORDS);
     let mut out = BufWriter::with_capacity(1 << 20, File::create(&path).expect("target is writable"));
@@ -79,9 +81,10 @@ fn input() -> (PathBuf, String) {
         #[serde(borrow)]
         records: Vec<&'a RawValue>,
     }
-    let mut last = options.start;
+    let (mut last, mut records) = (options.start, 0);
     for message in Fleet::new(&options) {
         last = message.arrival;
+        records += u64::from(message.records);
         let parsed: Message<'_> = serde_json::from_slice(&message.bytes).expect("the fleet writes JSON");
         for record in parsed.records {
             out.write_all(record.get().as_bytes()).and_then(|()| out.write_all(b"\r\n")).expect("there is room in target");
@@ -89,8 +92,8 @@ fn input() -> (PathBuf, String) {
     }
     out.flush().expect("there is room in target");
     let now = last.to_string();
-    fs::write(done, &now).expect("target is writable");
-    (path, now)
+    fs::write(done, format!("{now} {records}")).expect("target is writable");
+    (path, now, records)
 }
 
 /// Reads the file once, so that no contender pays for the disk.

@@ -12,7 +12,7 @@ mod broker;
 
 use broker::{Broker, unique};
 use firstseen::config::Config;
-use firstseen::defender::{Body, Decoder, DeviceInfo, Limits, NetworkEvent, Reason, Record, Sink};
+use firstseen::defender::{Decoder, DeviceInfo, Limits, NetworkEvent, Reason, Record, Sink};
 use firstseen::fleet::{Fleet, FleetOptions, render};
 use firstseen::host_clock;
 use firstseen::service::{Service, Shared};
@@ -63,6 +63,10 @@ fn consumer(broker: &Broker, topic: &str, from: Offset) -> BaseConsumer {
         .set("bootstrap.servers", broker.bootstrap())
         .set("group.id", unique("bench"))
         .set("enable.auto.commit", "false")
+        // As the service has it; librdkafka's defaults rest a second whenever the queue is full.
+        .set("fetch.wait.max.ms", "10")
+        .set("queued.max.messages.kbytes", "16384")
+        .set("fetch.queue.backoff.ms", "10")
         .create()
         .unwrap();
     let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(10)).unwrap();
@@ -251,7 +255,7 @@ fn latency(broker: &Broker) {
     });
     let (echoes, echoes_ready, second) = listen(&echo, |payload| Some(u32::from_be_bytes(payload[..4].try_into().unwrap()) as usize));
     let mut sent = vec![None; LATENCY_MESSAGES + 100];
-    let mut one = |n: usize, sent: &mut Vec<Option<Instant>>| {
+    let one = |n: usize, sent: &mut Vec<Option<Instant>>| {
         let payload = live(n);
         let mut mirrored = payload.clone();
         mirrored[..4].copy_from_slice(&(n as u32).to_be_bytes());

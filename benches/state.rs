@@ -21,6 +21,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const LIMITS: Limits = Limits { independent_clock: None, max_clock_skew: Span::hours(1) };
 const ROUNDS: usize = 7;
 const EVENTS_A_ROUND: usize = 60_000;
@@ -189,7 +192,8 @@ fn snapshot(mut detector: Detector, mut crowd: Crowd) {
     );
     let tracked = detector.tracked();
     drop(detector);
-    for _ in 0..3 {
+    for round in 0..3 {
+        let before = resident();
         let (begun, cpu) = (Instant::now(), ProcessTime::now());
         let recovered = store.recover(&Settings::default()).expect("the snapshot is good");
         println!(
@@ -199,6 +203,9 @@ fn snapshot(mut detector: Detector, mut crowd: Crowd) {
             begun.elapsed().as_secs_f64(),
             cpu.elapsed().as_secs_f64()
         );
+        if round == 0 {
+            println!("resident after the load: {:.0} MB more than before it", (resident() as f64 - before as f64) / 1e6);
+        }
     }
     let _ = std::fs::remove_dir_all(&path);
 }

@@ -167,6 +167,8 @@ pub struct Detector {
     settings: Settings,
     tenants: Vec<Tenant>,
     tenant_index: Index,
+    /// The tenant of the last record.
+    last_tenant: u32,
     strings: Strings,
     devices: Devices,
     destinations: Destinations,
@@ -196,6 +198,7 @@ impl Detector {
             settings,
             tenants: Vec::new(),
             tenant_index: Index::new(seed),
+            last_tenant: 0,
             strings: Strings::new(seed),
             devices: Devices::new(seed),
             destinations: Destinations::new(seed),
@@ -243,7 +246,9 @@ impl Detector {
 
     /// Moves the tenant's clock to the record's arrival, ending what is due first, then applies the record.
     pub fn record(&mut self, record: &Record<'_>, effects: &mut Vec<Effect>) {
-        let tenant = self.find_tenant(record.tenant);
+        // Most records come from the tenant of the one before.
+        let is_last = self.tenants.get(self.last_tenant as usize).is_some_and(|t| *t.name == *record.tenant);
+        let tenant = if is_last { Some(self.last_tenant) } else { self.find_tenant(record.tenant) };
         let clock = tenant.and_then(|t| self.tenants.get(t as usize)).map_or(record.arrival, |t| t.clock.max(record.arrival));
         let event_time = match &record.body {
             Body::Network(event) => event.timestamp,
@@ -255,6 +260,7 @@ impl Detector {
             return;
         }
         let tenant = tenant.unwrap_or_else(|| self.add_tenant(record.tenant, clock, clock));
+        self.last_tenant = tenant;
         self.advance_tenant(tenant, clock, effects);
         match &record.body {
             Body::Network(event) => self.network(tenant, clock, event, effects),
@@ -405,8 +411,10 @@ impl Detector {
         }
         let destination = self.destinations.id(tenant, event.remote_ip);
         let device_print = sketch::fingerprint(event.device_id);
-        // The destination's row must outlive this record, whatever the steps below let go.
-        self.destinations.retain(destination);
+        if !seen {
+            // The row must outlive this record, whatever the steps below let go; a sighting holds it anyway.
+            self.destinations.retain(destination);
+        }
         if seen {
             let mut turn = turn!(self, tenant, now);
             self.destinations.sighting(destination, device_print, event.remote_url, t, &mut turn);
@@ -421,7 +429,9 @@ impl Detector {
             }
         }
         self.deliver(tenant, now);
-        self.destinations.release(destination);
+        if !seen {
+            self.destinations.release(destination);
+        }
     }
 
     /// A qualifying event of a connection, as design's rule for "first seen" with bounded state has it.

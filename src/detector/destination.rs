@@ -186,8 +186,8 @@ impl Destinations {
 
     fn remove_if_unused(&mut self, id: u32) {
         let row = self.rows.row(id);
-        let referenced = self.references.get(id as usize).is_some_and(|n| *n > 0);
-        if !referenced && row.watched.is_none() && row.devices.all().is_empty() && row.urls.all().is_empty() {
+        let is_idle = row.watched.is_none() && row.devices.all().is_empty() && row.urls.all().is_empty();
+        if is_idle && self.references.get(id as usize).is_none_or(|n| *n == 0) {
             let hash = self.index.hash_scoped(row.tenant, row.ip.as_bytes());
             self.index.remove(hash, id);
             self.rows.remove(id);
@@ -198,25 +198,30 @@ impl Destinations {
     pub(crate) fn sighting(&mut self, id: u32, device: u64, url: &str, t: Ticks, turn: &mut Turn<'_>) {
         let (now, span, cap) = (turn.now, turn.settings.prevalence_window, turn.settings.device_cap());
         let row = self.rows.row_mut(id);
-        let mut changed = false;
+        let (mut changed, mut in_pane) = (false, false);
         match row.devices.see(device, t, now, span, cap, |device| device, |_| {}) {
-            Sighting::Known => {}
+            // A device that was seen in this pane already stands in its sketch.
+            Sighting::Known(last) => in_pane = Panes::are_one(last, t, span),
             Sighting::Entered | Sighting::Returned => changed = true,
             Sighting::Displaced(old) => row.begin_panes(Some(old), span),
             Sighting::TooOld => row.begin_panes(None, span),
         }
-        if let Some(panes) = row.overflow.as_mut().and_then(|o| o.panes.as_mut()) {
+        if let Some(panes) = row.overflow.as_mut().and_then(|o| o.panes.as_mut()).filter(|_| !in_pane) {
             panes.insert(device, t, span);
         }
-        if !url.is_empty() {
-            let strings = &mut *turn.strings;
+        let strings = &mut *turn.strings;
+        // Most destinations go by one name: looking at it is cheaper than looking it up among all.
+        let known = if url.is_empty() { None } else { row.urls.see_again(|key| strings.get(key) == url, t, now, span) };
+        if let Some(sighting) = known {
+            changed |= sighting == Sighting::Returned;
+        } else if !url.is_empty() {
             let key = strings.intern(url);
             let mut gone = Vec::new();
             let rank = |url| fingerprint(strings.get(url));
             let sighting = row.urls.see(key, t, now, span, turn.settings.urls_per_destination, rank, |url| gone.push(url));
             gone.into_iter().for_each(|url| strings.release(url));
             match sighting {
-                Sighting::Known => strings.release(key),
+                Sighting::Known(_) => strings.release(key),
                 Sighting::Returned => {
                     strings.release(key);
                     changed = true;

@@ -18,8 +18,8 @@ pub(crate) struct Seen<K> {
 /// What a sighting did to the set of items in the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sighting<K> {
-    /// Nothing: the item was in the window already.
-    Known,
+    /// Nothing: the item was in the window already, last seen then.
+    Known(Ticks),
     /// The item was kept, but had left the window: it is back in.
     Returned,
     /// The item came in.
@@ -41,7 +41,21 @@ impl<K> Default for Recent<K> {
     }
 }
 
+impl<K> Seen<K> {
+    fn again(&mut self, t: Ticks, now: Ticks, span: Span) -> Sighting<K> {
+        let before = self.last;
+        self.last = before.max(t);
+        if window::holds(before, now, span) { Sighting::Known(before) } else { Sighting::Returned }
+    }
+}
+
 impl<K: Copy + PartialEq> Recent<K> {
+    /// The same as [`Recent::see`] when one of the first few items is the one, as `is_it` says; `None`, and nothing happens, when not.
+    #[inline]
+    pub(crate) fn see_again(&mut self, is_it: impl Fn(K) -> bool, t: Ticks, now: Ticks, span: Span) -> Option<Sighting<K>> {
+        self.items.iter_mut().take(4).find(|item| is_it(item.key)).map(|item| item.again(t, now, span))
+    }
+
     /// Takes a sighting at `t`, which must be in the window at `now`. `dropped` is told each key that goes; `rank` says which of
     /// several that were last seen at one instant goes first, by what the key means: places in the list depend on when it was
     /// tidied, and must not decide.
@@ -58,9 +72,7 @@ impl<K: Copy + PartialEq> Recent<K> {
         mut dropped: impl FnMut(K),
     ) -> Sighting<K> {
         if let Some(item) = self.items.iter_mut().find(|item| item.key == key) {
-            let was_in = window::holds(item.last, now, span);
-            item.last = item.last.max(t);
-            return if was_in { Sighting::Known } else { Sighting::Returned };
+            return item.again(t, now, span);
         }
         if self.items.len() >= cap {
             self.expire(now, span, &mut dropped);

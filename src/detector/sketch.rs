@@ -72,6 +72,11 @@ impl Panes {
         self.panes.entry(pane_of(t, window)).or_insert_with(new_sketch).insert_any(&device);
     }
 
+    /// Whether sightings at `a` and `b` go into one pane.
+    pub(crate) fn are_one(a: Ticks, b: Ticks, window: Span) -> bool {
+        pane_of(a, window) == pane_of(b, window)
+    }
+
     /// Forgets the panes that lie wholly before the window.
     pub(crate) fn expire(&mut self, now: Ticks, window: Span) {
         let first = pane_of(now.minus(window), window);
