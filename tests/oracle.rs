@@ -88,11 +88,9 @@ fn every_change_is_the_models_change() {
 /// Fleets that once showed what the others do not: 174, a timer of one tenant that fired a row of the other.
 #[test]
 fn fleets_that_once_differed() {
-    for seed in [174] {
-        let settings = Settings { update_interval: Span::ZERO, ..Settings::default() };
-        let floor = Tally { opened: 100, updated: 100, retracted: 10, closed: 100, reopened: 1, late: 1, ..FLOOR };
-        every_change(Shape::SMALL, &settings, seed..seed + 1, floor);
-    }
+    let settings = Settings { update_interval: Span::ZERO, ..Settings::default() };
+    let floor = Tally { opened: 100, updated: 100, retracted: 10, closed: 100, reopened: 1, late: 1, ..FLOOR };
+    every_change(Shape::SMALL, &settings, 174..175, floor);
 }
 
 #[test]

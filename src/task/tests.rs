@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::defender::decode::{Decoder, Limits};
-use crate::defender::{Body, DeviceInfo, NetworkEvent};
+use crate::defender::{DeviceInfo, NetworkEvent};
 use crate::fleet::render;
 use crate::state::codec::{FileKind, write_header};
 use crate::state::journal;
