@@ -2,6 +2,8 @@
 //! That its answers are the hunting query's is shown by the oracle tests (`tests/oracle.rs`).
 
 use super::*;
+use crate::defender::NetworkEvent;
+use crate::finding::ChangeKind;
 use proptest::prelude::*;
 
 const START: Ticks = Ticks(1_800_000_000 * crate::time::TICKS_PER_SECOND);
