@@ -144,8 +144,11 @@ fn decode_alone(threads: usize, path: PathBuf) {
                 bytes.extend_from_slice(&line.bytes);
                 ends.push(bytes.len());
             }
-            if (!more || bytes.len() >= BLOCK) && (!inlet.send((std::mem::take(&mut bytes), std::mem::take(&mut ends))) || !more) {
-                return;
+            if !more || bytes.len() >= BLOCK {
+                let taken = inlet.send((std::mem::take(&mut bytes), std::mem::take(&mut ends)));
+                if !taken || !more {
+                    return;
+                }
             }
             if bytes.capacity() == 0 {
                 bytes.reserve(BLOCK + (64 << 10));

@@ -221,7 +221,7 @@ fn latency(broker: &Broker) {
     let service = Service::start(&config, Shared::default()).unwrap();
     let producer = producer(broker, "none", "0");
     // The servers make themselves known.
-    let infos: Vec<Vec<u8>> = (0..20).map(|n| info(n)).collect();
+    let infos: Vec<Vec<u8>> = (0..20).map(info).collect();
     send(&producer, &input, 0, millis(host_clock::now()), &render::message(&infos));
     producer.flush(Duration::from_secs(10)).unwrap();
     broker::wait_for("the servers to be known", || (service.shared.consumed.load(Ordering::Acquire) > 0).then_some(()));

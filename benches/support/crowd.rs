@@ -104,7 +104,7 @@ impl Crowd {
             let variant = if named % 97 < 5 { h % 4 } else { 0 };
             let _ = write!(t.url, "edge-{variant}.service-{destination}.cdn.example");
         }
-        let niche = Self::is_server(device) && mix(device).is_multiple_of(3) && h % 8 == 0;
+        let niche = Self::is_server(device) && mix(device).is_multiple_of(3) && h.is_multiple_of(8);
         let process = self.processes.get((h >> 32) as usize % 200).expect("200 processes");
         t.command.clear();
         t.command.push_str(&process.command);
@@ -170,13 +170,11 @@ impl Crowd {
             }
             let (new, again) = (known_at(step)..known_at(step + 1), seen_again(step)..seen_again(step + 1));
             let count = (new.end - new.start) + (again.end - again.start);
-            let mut done = 0;
             let known = known_at(step + 1);
             let numbers = new.chain(again.map(|j| scatter(j, 1_000_000_007)).filter(|i| *i < known));
-            for i in numbers {
+            for (done, i) in (0u64..).zip(numbers) {
                 let pair = scatter(i, 2_147_483_647);
                 self.now = hour.plus(Span((Span::hours(1).0 as i128 * i128::from(done) / i128::from(count)) as i64));
-                done += 1;
                 let device = self.device_of(pair);
                 each(&self.network(device, pair, mix(pair ^ step << 40)));
             }
