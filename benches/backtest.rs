@@ -145,8 +145,8 @@ fn decode_alone(threads: usize, path: PathBuf) {
                 ends.push(bytes.len());
             }
             if !more || bytes.len() >= BLOCK {
-                let sent = inlet.send((std::mem::take(&mut bytes), std::mem::take(&mut ends)));
-                if !sent || !more {
+                let taken = inlet.send((std::mem::take(&mut bytes), std::mem::take(&mut ends)));
+                if !taken || !more {
                     return;
                 }
             }

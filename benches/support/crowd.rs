@@ -172,9 +172,9 @@ impl Crowd {
             let count = (new.end - new.start) + (again.end - again.start);
             let known = known_at(step + 1);
             let numbers = new.chain(again.map(|j| scatter(j, 1_000_000_007)).filter(|i| *i < known));
-            for (done, i) in numbers.enumerate() {
+            for (done, i) in (0u64..).zip(numbers) {
                 let pair = scatter(i, 2_147_483_647);
-                self.now = hour.plus(Span((Span::hours(1).0 as i128 * done as i128 / i128::from(count)) as i64));
+                self.now = hour.plus(Span((Span::hours(1).0 as i128 * i128::from(done) / i128::from(count)) as i64));
                 let device = self.device_of(pair);
                 each(&self.network(device, pair, mix(pair ^ step << 40)));
             }
