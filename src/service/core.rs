@@ -66,6 +66,8 @@ pub(super) struct Core {
     idle_delay: Option<Span>,
     caught_up: bool,
     owns_all: bool,
+    /// A partition holds the others back, and readiness says so.
+    waiting: bool,
     is_new: bool,
     last_report: Instant,
     turnout: Turnout,
@@ -107,6 +109,7 @@ impl Core {
             idle_delay: config.input.idle_advance.then_some(config.input.idle_delay),
             caught_up: false,
             owns_all: false,
+            waiting: false,
             is_new,
             last_report: now,
             turnout: Turnout::default(),
@@ -144,6 +147,9 @@ impl Core {
 
     fn messages(&mut self, batch: &Batch, origins: &[Origin]) -> Result<(), ServiceError> {
         self.caught_up = false;
+        if std::mem::take(&mut self.waiting) && self.owns_all && !self.task.is_replaying() {
+            self.shared.health.set_ready();
+        }
         self.task.batch(batch, origins, &mut self.turnout);
         if self.task.is_replaying() {
             origins.iter().for_each(|_| crash::point("replayed"));
@@ -267,6 +273,7 @@ impl Core {
             SourceEvent::Waiting { partition } => {
                 let of = self.task.partitions().get(partition).map(ToString::to_string).unwrap_or_default();
                 tracing::warn!(partition = of, "waiting for a partition that is behind its end; its broker gives nothing");
+                self.waiting = true;
                 health.set_unready(format!("waiting for {of}, which is behind its end and whose broker gives nothing"));
             }
             SourceEvent::Error(error) => tracing::warn!(%error, "reading the input failed; trying again"),
