@@ -76,10 +76,12 @@ fn run(what: &str, command: &mut Command) -> String {
     text(&output.stdout)
 }
 
-/// Kafka's jars, copied there once.
+/// Kafka's jars, copied there once. Tests that start brokers of their own come here at the same time: one copies, the others wait.
 fn libs() -> PathBuf {
     let libs = target().join("kafka-libs");
     let complete = libs.join(".complete");
+    let lock = File::create(target().join("kafka-libs.lock")).expect("target is writable");
+    lock.lock().expect("the file system has locks");
     if !complete.exists() {
         let pom = Path::new(env!("CARGO_MANIFEST_DIR")).join("pom.xml");
         run(
