@@ -11,7 +11,7 @@ use crate::rig::{Message, Rig, fleet, numbers};
 use crate::support::kafka::{Broker, PATIENCE, broker};
 use crate::support::process::Process;
 
-/// The service may hold: the read-ahead (1 MiB a partition here), batches under way (20 MiB), steps before the publisher (64 MiB and a
+/// The service may hold: the read-ahead (1 MiB a partition here), batches under way (20 MiB), steps before the publisher (16 MiB and a
 /// group), what is on its way to the brokers (64 MiB, and as much again compressed), and its code, buffers and the allocator's slack.
 const RESIDENT: u64 = 256 << 20;
 
