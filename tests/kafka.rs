@@ -16,6 +16,7 @@ use firstseen::kafka::sink::{Outgoing, PublishError, Sink, SinkError, SinkLimits
 use firstseen::kafka::source::{self, InputMessage, SourceConfig, SourceError, SourceEvent, SourceHandle, Start};
 use firstseen::time::Ticks;
 use support::kafka::{Broker, PATIENCE, broker, unique, wait_for};
+use support::numbers;
 
 /// A source of these topics, in a group of its own.
 fn config(topics: &[&str]) -> SourceConfig {
@@ -50,17 +51,6 @@ fn messages(events: &[SourceEvent]) -> Vec<&InputMessage> {
 
 fn offsets(events: &[SourceEvent]) -> Vec<(u32, i64)> {
     messages(events).iter().map(|m| (m.partition.0, m.offset)).collect()
-}
-
-/// Small deterministic numbers (SplitMix64).
-fn numbers(seed: u64) -> impl FnMut() -> u64 {
-    let mut state = seed;
-    move || {
-        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
 }
 
 /// 4 partitions with timestamps that repeat and run backwards.

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::rig::{Message, Rig, Written, numbers};
+use crate::rig::{Message, Rig, Written};
 use crate::support::kafka::broker;
+use crate::support::numbers;
 use crate::support::process::Metrics;
 
 const GOOD: &str = r#"{"time":"2026-03-01T00:00:00Z","tenantId":"t","category":"AdvancedHunting-DeviceNetworkEvents","properties":{"Timestamp":"2026-03-01T00:00:00Z","DeviceName":"good","RemoteIP":"192.0.2.1"}}"#;

@@ -2,8 +2,9 @@
 
 use firstseen::time::Ticks;
 
-use crate::rig::{Rig, expected, fleet, numbers, same};
+use crate::rig::{Rig, expected, fleet, same};
 use crate::support::kafka::broker;
+use crate::support::numbers;
 use crate::support::process::Metrics;
 
 /// Runs to the end and checks everything; the metrics are those of the last run.

@@ -7,8 +7,9 @@ use firstseen::host_clock::monotonic;
 use firstseen::kafka::cluster::Cluster;
 use firstseen::kafka::readback::read_to_end;
 
-use crate::rig::{Message, Rig, fleet, numbers};
+use crate::rig::{Message, Rig, fleet};
 use crate::support::kafka::{Broker, PATIENCE, broker};
+use crate::support::numbers;
 use crate::support::process::Process;
 
 /// The service may hold: the read-ahead (1 MiB a partition here), batches under way (20 MiB), steps before the publisher (16 MiB and a

@@ -14,6 +14,7 @@ use firstseen::time::{Span, Ticks};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::support::kafka::{Broker, PATIENCE, broker, unique};
+use crate::support::numbers;
 use crate::support::process::Process;
 
 /// Partitions of the input.
@@ -69,17 +70,6 @@ pub(crate) fn expected() -> &'static [String] {
         let rig = Rig::new("backtest");
         rig.backtest(fleet(), &[]).lines().map(str::to_owned).collect()
     })
-}
-
-/// Small deterministic numbers (SplitMix64).
-pub(crate) fn numbers(seed: u64) -> impl FnMut() -> u64 {
-    let mut state = seed;
-    move || {
-        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
 }
 
 /// A message of an output topic.
