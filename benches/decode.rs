@@ -3,7 +3,7 @@
 //! Each contender decodes all messages in turn, several rounds; the best round of each counts, so that a neighbour's noise
 //! does not. The contenders only fill borrowing structs; ours also reads instants and numbers and checks UTF-8 throughout.
 
-use firstseen::defender::{Batch, Body, Decoder, Item, Limits, Reason, Record, Sink};
+use firstseen::defender::{Batch, Body, Decoder, Item, Limits, Reason, Record, Sink, Unread};
 use firstseen::time::Span;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
@@ -218,10 +218,12 @@ struct Weight(usize);
 impl Sink for Weight {
     fn record(&mut self, _: u32, record: &Record<'_>) {
         let Body::Network(n) = record.body else { return };
-        self.0 += [n.device_id, n.device_name, n.action_type, n.remote_ip, n.remote_ip_type, n.remote_url, n.company, n.product]
+        self.0 += [n.device_name, n.remote_ip, n.remote_url, n.company, record.tenant]
+            .map(str::as_bytes)
             .into_iter()
-            .chain([n.file_name, n.folder_path, n.command_line, n.sha256, n.account_name, n.account_domain, record.tenant])
-            .map(str::len)
+            .chain([n.device_id, n.action_type, n.remote_ip_type, n.product, n.file_name, n.folder_path].map(Unread::bytes))
+            .chain([n.command_line, n.sha256, n.account_name, n.account_domain].map(Unread::bytes))
+            .map(<[u8]>::len)
             .sum::<usize>()
             + (n.report_id as usize & 0xFF)
             + usize::from(n.remote_port.unwrap_or(0))

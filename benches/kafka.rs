@@ -329,22 +329,22 @@ fn live(n: usize) -> Vec<u8> {
             let id = format!("{server}{}", (n + i) % 40);
             let event = NetworkEvent {
                 timestamp: now.minus(Span::seconds(1)),
-                device_id: if i == 0 { &server } else { &id },
+                device_id: (if i == 0 { &server } else { &id }).into(),
                 device_name: &server,
                 report_id: (n * 20 + i) as i64,
-                action_type: "ConnectionSuccess",
+                action_type: "ConnectionSuccess".into(),
                 remote_ip: &ip,
-                remote_ip_type: "Public",
+                remote_ip_type: "Public".into(),
                 remote_port: Some(443),
                 remote_url: "telemetry.niche.example",
                 company: if i == 0 { "Niche Software GmbH" } else { "Common Software Inc." },
-                product: "Niche Service",
-                file_name: "niche.exe",
-                folder_path: "c:\\program files\\niche\\niche.exe",
-                command_line: "\"c:\\program files\\niche\\niche.exe\" --service",
-                sha256: "9e6f0b6e",
-                account_name: "system",
-                account_domain: "nt authority",
+                product: "Niche Service".into(),
+                file_name: "niche.exe".into(),
+                folder_path: "c:\\program files\\niche\\niche.exe".into(),
+                command_line: "\"c:\\program files\\niche\\niche.exe\" --service".into(),
+                sha256: "9e6f0b6e".into(),
+                account_name: "system".into(),
+                account_domain: "nt authority".into(),
             };
             let mut out = Vec::new();
             render::render_network(&mut out, now, TENANT, &event, true);

@@ -15,7 +15,7 @@ mod token;
 
 pub use batch::{Batch, Item};
 pub use decode::{Decoder, Limits, Sink};
-pub use event::{Body, DeviceInfo, NetworkEvent, Record};
+pub use event::{Body, DeviceInfo, NetworkEvent, Record, Unread};
 pub use reason::Reason;
 
 #[cfg(test)]

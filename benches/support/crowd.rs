@@ -121,22 +121,22 @@ impl Crowd {
         let timestamp = arrival.minus(Span::seconds(120 + (salt % 300) as i64));
         let event = NetworkEvent {
             timestamp,
-            device_id: &t.device_id,
+            device_id: (&t.device_id).into(),
             device_name: &t.device_name,
             report_id: (salt >> 4) as i64,
-            action_type: "ConnectionSuccess",
+            action_type: "ConnectionSuccess".into(),
             remote_ip: &t.ip,
-            remote_ip_type: "Public",
+            remote_ip_type: "Public".into(),
             remote_port: Some(if h & 0xF00 == 0 { 80 } else { 443 }),
             remote_url: &t.url,
             company: &t.company,
-            product: &process.product,
-            file_name: &process.file,
-            folder_path: &process.path,
-            command_line: &t.command,
-            sha256: &process.sha,
-            account_name: "svc-app",
-            account_domain: "corp",
+            product: (&process.product).into(),
+            file_name: (&process.file).into(),
+            folder_path: (&process.path).into(),
+            command_line: (&t.command).into(),
+            sha256: (&process.sha).into(),
+            account_name: "svc-app".into(),
+            account_domain: "corp".into(),
         };
         Record { arrival, tenant: TENANT, body: Body::Network(event) }
     }

@@ -1,6 +1,7 @@
 //! What the detector reads of Defender's records. A missing key, `null` and `""` are one: the empty string, as in KQL.
 
 use crate::time::Ticks;
+use std::fmt;
 
 /// One record of a message whose envelope was good.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,17 +31,17 @@ pub struct NetworkEvent<'a> {
     /// `Timestamp`: event time.
     pub timestamp: Ticks,
     /// `DeviceId`.
-    pub device_id: &'a str,
+    pub device_id: Unread<'a>,
     /// `DeviceName`.
     pub device_name: &'a str,
     /// `ReportId`; 0 when missing.
     pub report_id: i64,
     /// `ActionType`.
-    pub action_type: &'a str,
+    pub action_type: Unread<'a>,
     /// `RemoteIP`, as text: KQL compares it as text.
     pub remote_ip: &'a str,
     /// `RemoteIPType`.
-    pub remote_ip_type: &'a str,
+    pub remote_ip_type: Unread<'a>,
     /// `RemotePort`; a null port is a group of its own.
     pub remote_port: Option<u16>,
     /// `RemoteUrl`.
@@ -48,19 +49,19 @@ pub struct NetworkEvent<'a> {
     /// `InitiatingProcessVersionInfoCompanyName`.
     pub company: &'a str,
     /// `InitiatingProcessVersionInfoProductName`.
-    pub product: &'a str,
+    pub product: Unread<'a>,
     /// `InitiatingProcessFileName`.
-    pub file_name: &'a str,
+    pub file_name: Unread<'a>,
     /// `InitiatingProcessFolderPath`.
-    pub folder_path: &'a str,
+    pub folder_path: Unread<'a>,
     /// `InitiatingProcessCommandLine`.
-    pub command_line: &'a str,
+    pub command_line: Unread<'a>,
     /// `InitiatingProcessSHA256`.
-    pub sha256: &'a str,
+    pub sha256: Unread<'a>,
     /// `InitiatingProcessAccountName`.
-    pub account_name: &'a str,
+    pub account_name: Unread<'a>,
     /// `InitiatingProcessAccountDomain`.
-    pub account_domain: &'a str,
+    pub account_domain: Unread<'a>,
 }
 
 impl NetworkEvent<'_> {
@@ -69,9 +70,9 @@ impl NetworkEvent<'_> {
     /// `startswith` ignores ASCII case; everything else compares case-sensitively; an empty `RemoteIPType` passes.
     #[must_use]
     pub fn qualifies(&self) -> bool {
-        self.action_type != "ListeningConnectionCreated"
-            && !matches!(self.remote_ip_type, "Private" | "Loopback")
-            && !(self.remote_ip_type == "FourToSixMapping"
+        self.action_type.bytes() != b"ListeningConnectionCreated"
+            && !matches!(self.remote_ip_type.bytes(), b"Private" | b"Loopback")
+            && !(self.remote_ip_type.bytes() == b"FourToSixMapping"
                 && self.remote_ip.as_bytes().get(..7).is_some_and(|head| head.eq_ignore_ascii_case(b"::ffff:")))
     }
 }
@@ -96,5 +97,50 @@ impl DeviceInfo<'_> {
     #[must_use]
     pub fn says_server(&self) -> bool {
         !self.os_platform.is_empty() && self.os_platform != "macOS" && self.device_type != "Workstation"
+    }
+}
+
+/// A text whose bytes nobody has looked at since it was decoded, and mostly nobody will: most columns are only shown, and only of
+/// the few events that open a candidate. Cutting a `&str` out of a message looks at the bytes at both its ends, which by then are
+/// in no cache; this does not.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unread<'a>(&'a [u8]);
+
+impl<'a> Unread<'a> {
+    /// Bytes that are known to be UTF-8.
+    #[inline]
+    pub(super) fn utf8(bytes: &'a [u8]) -> Self {
+        Unread(bytes)
+    }
+
+    /// Its bytes.
+    #[inline]
+    #[must_use]
+    pub fn bytes(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn text(self) -> &'a str {
+        simdutf8::basic::from_utf8(self.0).expect("INV: an Unread is cut out of UTF-8 between characters")
+    }
+}
+
+impl<'a> From<&'a str> for Unread<'a> {
+    fn from(text: &'a str) -> Self {
+        Unread(text.as_bytes())
+    }
+}
+
+impl<'a> From<&'a String> for Unread<'a> {
+    fn from(text: &'a String) -> Self {
+        Unread(text.as_bytes())
+    }
+}
+
+impl fmt::Debug for Unread<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.text(), f)
     }
 }

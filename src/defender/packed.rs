@@ -3,7 +3,7 @@
 //! Invariant: a row's places count from the start of its message, and of the message's part of the arena. Judging is left to
 //! [`row`](super::row); keeping the bytes to [`decode`](super::decode) and [`batch`](super::batch).
 
-use super::event::{Body, DeviceInfo, NetworkEvent, Record};
+use super::event::{Body, DeviceInfo, NetworkEvent, Record, Unread};
 use super::fault::Fault;
 use super::token::Text;
 use crate::time::Ticks;
@@ -62,25 +62,26 @@ impl Packed {
     #[inline]
     pub(super) fn record<'a>(&self, message: &'a str, arena: &'a str) -> Record<'a> {
         let text = |t: Text| t.resolve(message, arena);
+        let unread = |t: Text| Unread::utf8(t.bytes(message, arena));
         let body = match &self.body {
             PackedBody::Network(n) => Body::Network(NetworkEvent {
                 timestamp: n.timestamp,
-                device_id: text(n.device_id),
+                device_id: unread(n.device_id),
                 device_name: text(n.device_name),
                 report_id: n.report_id,
-                action_type: text(n.action_type),
+                action_type: unread(n.action_type),
                 remote_ip: text(n.remote_ip),
-                remote_ip_type: text(n.remote_ip_type),
+                remote_ip_type: unread(n.remote_ip_type),
                 remote_port: n.remote_port,
                 remote_url: text(n.remote_url),
                 company: text(n.company),
-                product: text(n.product),
-                file_name: text(n.file_name),
-                folder_path: text(n.folder_path),
-                command_line: text(n.command_line),
-                sha256: text(n.sha256),
-                account_name: text(n.account_name),
-                account_domain: text(n.account_domain),
+                product: unread(n.product),
+                file_name: unread(n.file_name),
+                folder_path: unread(n.folder_path),
+                command_line: unread(n.command_line),
+                sha256: unread(n.sha256),
+                account_name: unread(n.account_name),
+                account_domain: unread(n.account_domain),
             }),
             &PackedBody::Device { timestamp, device_id, device_name, os_platform, device_type } => Body::Device(DeviceInfo {
                 timestamp,

@@ -3,6 +3,8 @@
 //! Invariant: a [`Text`] is resolved against the message, or the part of the arena, that it was made for; that both outlive
 //! it is up to who keeps it. Finding values is left to [`scan`](super::scan).
 
+use std::ops::Range;
+
 /// Set in [`Text::start`] when the string lies in the arena of unescaped strings, not in the message.
 const IN_ARENA: u32 = 1 << 31;
 
@@ -27,9 +29,22 @@ impl Text {
     /// The string itself, given the message and its part of the arena.
     #[inline]
     pub(super) fn resolve<'a>(self, message: &'a str, arena: &'a str) -> &'a str {
+        let (from, range) = self.place(message, arena);
+        from.get(range).expect("INV: a Text is only resolved against the message it was found in")
+    }
+
+    /// The string's bytes, without a look at them.
+    #[inline]
+    pub(super) fn bytes<'a>(self, message: &'a str, arena: &'a str) -> &'a [u8] {
+        let (from, range) = self.place(message, arena);
+        from.as_bytes().get(range).expect("INV: a Text is only resolved against the message it was found in")
+    }
+
+    #[inline]
+    fn place<'a>(self, message: &'a str, arena: &'a str) -> (&'a str, Range<usize>) {
         let from = if self.start & IN_ARENA == 0 { message } else { arena };
         let start = (self.start & !IN_ARENA) as usize;
-        from.get(start..start + self.len as usize).expect("INV: a Text is only resolved against the message it was found in")
+        (from, start..start + self.len as usize)
     }
 }
 

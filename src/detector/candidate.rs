@@ -141,16 +141,17 @@ pub(crate) fn identity(device: u64, event: &NetworkEvent<'_>) -> u64 {
 /// Packs what is kept of an opening event, but for its report id, into one text: the fields' lengths, then the fields.
 pub(crate) fn pack_details(event: &NetworkEvent<'_>, scratch: &mut String) {
     use std::fmt::Write;
+    let command_line = event.command_line.text();
     let fields = [
-        event.action_type,
-        event.file_name,
-        event.folder_path,
-        &event.command_line[..event.command_line.floor_char_boundary(COMMAND_LINE_BYTES)],
-        event.sha256,
-        event.account_domain,
-        event.account_name,
+        event.action_type.text(),
+        event.file_name.text(),
+        event.folder_path.text(),
+        &command_line[..command_line.floor_char_boundary(COMMAND_LINE_BYTES)],
+        event.sha256.text(),
+        event.account_domain.text(),
+        event.account_name.text(),
         event.company,
-        event.product,
+        event.product.text(),
     ];
     scratch.clear();
     for field in fields {
@@ -256,11 +257,11 @@ mod tests {
     #[test]
     fn details_survive_packing() {
         let event = NetworkEvent {
-            action_type: "ConnectionSuccess",
-            file_name: "a,b.exe",
-            command_line: "\"a,b.exe\" 1,2 ü",
-            account_domain: "CORP",
-            account_name: "svc",
+            action_type: "ConnectionSuccess".into(),
+            file_name: "a,b.exe".into(),
+            command_line: "\"a,b.exe\" 1,2 ü".into(),
+            account_domain: "CORP".into(),
+            account_name: "svc".into(),
             company: "Acme, Inc.",
             ..NetworkEvent::default()
         };
@@ -281,7 +282,7 @@ mod tests {
     fn a_long_command_line_is_cut_between_characters() {
         let long = "ü".repeat(4000);
         let mut packed = String::new();
-        pack_details(&NetworkEvent { command_line: &long, company: "c", ..NetworkEvent::default() }, &mut packed);
+        pack_details(&NetworkEvent { command_line: (&long).into(), company: "c", ..NetworkEvent::default() }, &mut packed);
         let back = unpack_details(&packed, 0);
         assert_eq!((back.command_line.len(), back.company.as_str()), (COMMAND_LINE_BYTES, "c"));
     }

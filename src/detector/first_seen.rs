@@ -34,7 +34,7 @@ impl Detector {
             return;
         }
         let destination = self.destinations.id(tenant, event.remote_ip);
-        let device_print = sketch::fingerprint(event.device_id);
+        let device_print = sketch::fingerprint_bytes(event.device_id.bytes());
         if !seen {
             // The row must outlive this record, whatever the steps below let go; a sighting holds it anyway.
             self.destinations.retain(destination);
@@ -118,7 +118,7 @@ impl Detector {
             device,
             destination,
             port: port_code(event.remote_port),
-            device_id: self.strings.intern(event.device_id),
+            device_id: self.strings.intern(event.device_id.text()),
             details: self.strings.intern(&self.scratch),
             report_id: event.report_id,
             previous,
@@ -185,7 +185,7 @@ impl Detector {
             candidate::pack_details(event, &mut self.scratch);
             let details = self.strings.intern(&self.scratch);
             self.strings.release(std::mem::replace(&mut row.details, details));
-            let device_id = self.strings.intern(event.device_id);
+            let device_id = self.strings.intern(event.device_id.text());
             self.strings.release(std::mem::replace(&mut row.device_id, device_id));
             self.arm_candidate(tenant, id, now);
         }

@@ -20,7 +20,13 @@ const PANES_PER_WINDOW: i64 = 5;
 #[inline]
 #[must_use]
 pub fn fingerprint(text: &str) -> u64 {
-    xxhash_rust::xxh3::xxh3_64(text.as_bytes())
+    fingerprint_bytes(text.as_bytes())
+}
+
+/// [`fingerprint`] of a text's bytes.
+#[inline]
+pub(crate) fn fingerprint_bytes(text: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(text)
 }
 
 /// Passes a fingerprint through: it is a hash already.

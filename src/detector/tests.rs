@@ -28,12 +28,12 @@ impl Run {
     fn connect(&mut self, d: &mut Detector, now: Ticks, t: Ticks, device: &str, ip: &str, report_id: i64) {
         let event = NetworkEvent {
             timestamp: t,
-            device_id: device,
+            device_id: device.into(),
             device_name: device,
             report_id,
-            action_type: "ConnectionSuccess",
+            action_type: "ConnectionSuccess".into(),
             remote_ip: ip,
-            remote_ip_type: "Public",
+            remote_ip_type: "Public".into(),
             remote_port: Some(443),
             remote_url: "updates.example",
             company: "Acme",
@@ -184,10 +184,10 @@ fn feed(d: &mut Detector, clock: &mut Ticks, i: usize, step: &Step, effects: &mu
     } else {
         Body::Network(NetworkEvent {
             timestamp: t,
-            device_id: &id,
+            device_id: (&id).into(),
             device_name: &name,
             report_id: i64::from(what % 5),
-            action_type: "ConnectionSuccess",
+            action_type: "ConnectionSuccess".into(),
             remote_ip: &ip,
             remote_port: Some(443).filter(|_| what != 9),
             remote_url: &url,

@@ -15,10 +15,10 @@ use crate::time::{Span, TICKS_PER_SECOND, Ticks};
 pub fn render_network(out: &mut Vec<u8>, arrival: Ticks, tenant: &str, event: &NetworkEvent<'_>, padding: bool) {
     envelope(out, arrival, tenant, "AdvancedHunting-DeviceNetworkEvents");
     let e = event;
-    let salt = mix(hash(e.device_id), e.report_id.cast_unsigned());
-    let windows = !e.folder_path.starts_with('/');
+    let salt = mix(hash(e.device_id.text()), e.report_id.cast_unsigned());
+    let windows = !e.folder_path.text().starts_with('/');
     string(out, "\"DeviceName\":", e.device_name);
-    string(out, ",\"DeviceId\":", e.device_id);
+    string(out, ",\"DeviceId\":", e.device_id.text());
     number(out, ",\"ReportId\":", e.report_id);
     string(out, ",\"RemoteIP\":", e.remote_ip);
     match e.remote_port {
@@ -45,8 +45,8 @@ pub fn render_network(out: &mut Vec<u8>, arrival: Ticks, tenant: &str, event: &N
         time(out, ",\"InitiatingProcessCreationTime\":", started, true);
         number(out, ",\"InitiatingProcessId\":", i64::try_from(salt >> 16 & 0x7ffc).unwrap_or(0));
     }
-    string(out, ",\"InitiatingProcessCommandLine\":", e.command_line);
-    let file = mix(hash(e.sha256), 5);
+    string(out, ",\"InitiatingProcessCommandLine\":", e.command_line.text());
+    let file = mix(hash(e.sha256.text()), 5);
     if padding {
         time(out, ",\"InitiatingProcessParentCreationTime\":", e.timestamp.minus(Span::hours(30)), true);
         number(out, ",\"InitiatingProcessParentId\":", i64::try_from(salt >> 32 & 0xffc).unwrap_or(0));
@@ -54,11 +54,11 @@ pub fn render_network(out: &mut Vec<u8>, arrival: Ticks, tenant: &str, event: &N
         raw(out, format_args!(",\"InitiatingProcessSHA1\":\"{:016x}{:016x}{:08x}\"", file, mix(file, 1), file >> 32));
         raw(out, format_args!(",\"InitiatingProcessMD5\":\"{:016x}{:016x}\"", mix(file, 2), mix(file, 3)));
     }
-    string(out, ",\"InitiatingProcessFolderPath\":", e.folder_path);
-    string(out, ",\"InitiatingProcessAccountName\":", e.account_name);
-    string(out, ",\"InitiatingProcessAccountDomain\":", e.account_domain);
+    string(out, ",\"InitiatingProcessFolderPath\":", e.folder_path.text());
+    string(out, ",\"InitiatingProcessAccountName\":", e.account_name.text());
+    string(out, ",\"InitiatingProcessAccountDomain\":", e.account_domain.text());
     if padding {
-        match e.account_name {
+        match e.account_name.text() {
             "system" => string(out, ",\"InitiatingProcessAccountSid\":", "S-1-5-18"),
             other => raw(
                 out,
@@ -66,15 +66,15 @@ pub fn render_network(out: &mut Vec<u8>, arrival: Ticks, tenant: &str, event: &N
             ),
         }
     }
-    string(out, ",\"InitiatingProcessFileName\":", e.file_name);
+    string(out, ",\"InitiatingProcessFileName\":", e.file_name.text());
     if padding {
         string(out, ",\"InitiatingProcessIntegrityLevel\":", if windows { "System" } else { "" });
         string(out, ",\"InitiatingProcessTokenElevation\":", if windows { "TokenElevationTypeDefault" } else { "None" });
         out.extend_from_slice(b",\"AppGuardContainerId\":\"\",\"LocalIPType\":\"Private\"");
     }
-    string(out, ",\"RemoteIPType\":", e.remote_ip_type);
-    string(out, ",\"ActionType\":", e.action_type);
-    string(out, ",\"InitiatingProcessSHA256\":", e.sha256);
+    string(out, ",\"RemoteIPType\":", e.remote_ip_type.text());
+    string(out, ",\"ActionType\":", e.action_type.text());
+    string(out, ",\"InitiatingProcessSHA256\":", e.sha256.text());
     if padding {
         string(out, ",\"InitiatingProcessAccountUpn\":", "");
         out.extend_from_slice(b",\"InitiatingProcessAccountObjectId\":null,\"AdditionalFields\":\"");
@@ -82,13 +82,13 @@ pub fn render_network(out: &mut Vec<u8>, arrival: Ticks, tenant: &str, event: &N
         number(out, "\",\"InitiatingProcessFileSize\":", i64::try_from(file % 9_000_000 + 30_000).unwrap_or(0));
     }
     string(out, ",\"InitiatingProcessVersionInfoCompanyName\":", e.company);
-    string(out, ",\"InitiatingProcessVersionInfoProductName\":", e.product);
+    string(out, ",\"InitiatingProcessVersionInfoProductName\":", e.product.text());
     if padding {
         let version = format!("{}.{}.{}.{}", file % 24 + 1, file >> 8 & 7, 10_000 + (file >> 16) % 20_000, file >> 40 & 4095);
-        string(out, ",\"InitiatingProcessVersionInfoProductVersion\":", if e.product.is_empty() { "" } else { &version });
-        string(out, ",\"InitiatingProcessVersionInfoInternalFileName\":", e.file_name);
-        string(out, ",\"InitiatingProcessVersionInfoOriginalFileName\":", e.file_name);
-        string(out, ",\"InitiatingProcessVersionInfoFileDescription\":", e.product);
+        string(out, ",\"InitiatingProcessVersionInfoProductVersion\":", if e.product.text().is_empty() { "" } else { &version });
+        string(out, ",\"InitiatingProcessVersionInfoInternalFileName\":", e.file_name.text());
+        string(out, ",\"InitiatingProcessVersionInfoOriginalFileName\":", e.file_name.text());
+        string(out, ",\"InitiatingProcessVersionInfoFileDescription\":", e.product.text());
         out.extend_from_slice(b",\"InitiatingProcessSessionId\":0,\"IsInitiatingProcessRemoteSession\":false,\"InitiatingProcessRemoteSessionDeviceName\":null,");
         out.extend_from_slice(b"\"InitiatingProcessRemoteSessionIP\":null");
         raw(out, format_args!(",\"InitiatingProcessUniqueId\":\"{}\"", mix(salt, 9) >> 12));

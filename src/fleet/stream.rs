@@ -151,7 +151,7 @@ impl TenantStream {
         self.target = Some(AttackTarget {
             tenant: self.world.tenant.clone(),
             device_name: self.world.devices.get(implant.device as usize).map(|d| d.name.clone()).unwrap_or_default(),
-            device_id: id,
+            device_id: (&*id).into(),
             remote_ip: ip,
             remote_port: port.unwrap_or(443),
             remote_url: url,
@@ -326,22 +326,22 @@ impl TenantStream {
                 }
                 let event = NetworkEvent {
                     timestamp,
-                    device_id: id,
+                    device_id: (&*id).into(),
                     device_name: &device.name,
                     report_id: report_id(row.report, nonce),
-                    action_type: action,
+                    action_type: action.into(),
                     remote_ip: ip,
-                    remote_ip_type: if observed { "" } else { kind },
+                    remote_ip_type: (if observed { "" } else { kind }).into(),
                     remote_port: port,
                     remote_url: url,
                     company: &p.company,
-                    product: &p.product,
-                    file_name: &p.file_name,
-                    folder_path: &p.folder_path,
-                    command_line: &p.command_line,
-                    sha256: if observed { "" } else { &p.sha256 },
-                    account_name: account,
-                    account_domain: domain,
+                    product: (&p.product).into(),
+                    file_name: (&p.file_name).into(),
+                    folder_path: (&p.folder_path).into(),
+                    command_line: (&p.command_line).into(),
+                    sha256: (if observed { "" } else { &p.sha256 }).into(),
+                    account_name: account.into(),
+                    account_domain: domain.into(),
                 };
                 render::render_network(out, arrival, &world.tenant, &event, self.padding);
             }

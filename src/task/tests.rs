@@ -36,11 +36,11 @@ fn payload(clock: Ticks, device: u8, ip: u8, server: bool, bad: bool) -> Vec<u8>
     } else {
         let event = NetworkEvent {
             timestamp: clock,
-            device_id: &name,
+            device_id: (&name).into(),
             device_name: &name,
-            action_type: "ConnectionSuccess",
+            action_type: "ConnectionSuccess".into(),
             remote_ip: &ip,
-            remote_ip_type: "Public",
+            remote_ip_type: "Public".into(),
             remote_port: Some(443),
             company: "Acme",
             ..NetworkEvent::default()

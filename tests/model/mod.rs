@@ -124,7 +124,7 @@ impl Model {
     }
 
     fn insert_network(&mut self, event: &NetworkEvent<'_>) -> bool {
-        let device_id = self.device_ids.number(event.device_id);
+        let device_id = self.device_ids.number(event.device_id.text());
         if !self.identities.insert((device_id, event.report_id, event.timestamp)) {
             return false;
         }
@@ -241,10 +241,13 @@ impl Model {
 
 /// The query's filter on action and address type. A second wording on purpose: `NetworkEvent::qualifies` is under test.
 fn qualifies(event: &NetworkEvent<'_>) -> bool {
-    if event.action_type == "ListeningConnectionCreated" || event.remote_ip_type == "Private" || event.remote_ip_type == "Loopback" {
+    if event.action_type.text() == "ListeningConnectionCreated"
+        || event.remote_ip_type.text() == "Private"
+        || event.remote_ip_type.text() == "Loopback"
+    {
         return false;
     }
-    let mapped = event.remote_ip_type == "FourToSixMapping" && event.remote_ip.to_ascii_lowercase().starts_with("::ffff:");
+    let mapped = event.remote_ip_type.text() == "FourToSixMapping" && event.remote_ip.to_ascii_lowercase().starts_with("::ffff:");
     !mapped
 }
 

@@ -55,12 +55,12 @@ impl Owned {
         let body = match &self.row {
             Row::Network(n) => Body::Network(NetworkEvent {
                 timestamp: n.timestamp,
-                device_id: &n.device_id,
+                device_id: (&n.device_id).into(),
                 device_name: &n.device_name,
                 report_id: n.report_id,
-                action_type: n.action,
+                action_type: n.action.into(),
                 remote_ip: &n.ip,
-                remote_ip_type: n.ip_type,
+                remote_ip_type: n.ip_type.into(),
                 remote_port: n.port,
                 remote_url: &n.url,
                 company: &n.company,
