@@ -127,7 +127,7 @@ fn decode_alone(threads: usize, path: PathBuf) {
     let make = || {
         let mut decoder = Decoder::new();
         move |(bytes, ends): (Vec<u8>, Vec<usize>)| {
-            let (mut batch, mut start) = (Batch::new(), 0);
+            let (mut batch, mut start) = (Batch::with_room_for(bytes.len()), 0);
             for (n, end) in ends.iter().enumerate() {
                 batch.push_bare(&mut decoder, n as u64, &bytes[start..*end], &LIMITS);
                 start = *end;

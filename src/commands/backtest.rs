@@ -110,7 +110,7 @@ fn start_reading(
     let make = move || {
         let mut decoder = Decoder::new();
         move |block: Block| {
-            let (mut batch, mut start) = (Batch::new(), 0);
+            let (mut batch, mut start) = (Batch::with_room_for(block.bytes.len()), 0);
             for (tag, line) in block.lines.iter().enumerate() {
                 let bytes = block.bytes.get(start..line.end).unwrap_or_default();
                 if line.bare {

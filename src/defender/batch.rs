@@ -70,6 +70,12 @@ impl Batch {
         Batch::default()
     }
 
+    /// An empty batch with room for messages of `bytes` in all: it will not be moved while it fills.
+    #[must_use]
+    pub fn with_room_for(bytes: usize) -> Self {
+        Batch { text: String::with_capacity(bytes), ..Batch::default() }
+    }
+
     /// Forgets everything but the memory.
     pub fn clear(&mut self) {
         self.messages.clear();
