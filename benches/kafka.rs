@@ -29,6 +29,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const PARTITIONS: i32 = 4;
 const RECORDS: u64 = 1_000_000;
 const ROUNDS: usize = 3;
@@ -111,6 +115,27 @@ fn written() -> u64 {
     io.lines().find_map(|l| l.strip_prefix("write_bytes: ")).unwrap().parse().unwrap()
 }
 
+/// User and system seconds of each thread by name, the greatest first: who does what the sum above says.
+fn threads() -> Vec<(String, f64)> {
+    let mut by_name = std::collections::BTreeMap::<String, f64>::new();
+    for task in fs::read_dir("/proc/self/task").unwrap() {
+        // A thread may end meanwhile.
+        let Ok(stat) = fs::read_to_string(task.unwrap().path().join("stat")) else { continue };
+        let (name, rest) = stat.split_once('(').unwrap().1.rsplit_once(')').unwrap();
+        *by_name.entry(name.to_owned()).or_default() +=
+            rest.split_whitespace().skip(11).take(2).map(|n| n.parse::<f64>().unwrap()).sum::<f64>() / 100.0;
+    }
+    by_name.into_iter().collect()
+}
+
+/// What the threads did between two looks.
+fn by_thread(before: &[(String, f64)], after: &[(String, f64)]) -> String {
+    let had = |name: &str| before.iter().find(|(n, _)| n == name).map_or(0.0, |(_, s)| *s);
+    let mut spent: Vec<(&str, f64)> = after.iter().map(|(name, s)| (name.as_str(), s - had(name))).filter(|(_, s)| *s >= 0.02).collect();
+    spent.sort_by(|a, b| b.1.total_cmp(&a.1));
+    spent.iter().map(|(name, s)| format!("{name} {s:.2}")).collect::<Vec<_>>().join(", ")
+}
+
 struct Drop(u64);
 
 impl Sink for Drop {
@@ -138,8 +163,8 @@ fn throughput(broker: &Broker) {
     println!("{records} records in {messages} messages on {PARTITIONS} partitions, {:.2} GB, lz4", bytes as f64 / 1e9);
     let (mut bare_best, mut ours_best) = ([f64::MAX; 2], [f64::MAX; 2]);
     for round in 0..ROUNDS {
+        println!("round {round}");
         let spent = bare(broker, &topic, messages, records);
-        println!("round {round}: bare consumer {:.2} s wall, {:.2} s CPU", spent[0], spent[1]);
         bare_best = [0, 1].map(|n| spent[n].min(bare_best[n]));
         let spent = service(broker, &topic, messages, records);
         ours_best = [0, 1].map(|n| spent[n].min(ours_best[n]));
@@ -159,13 +184,15 @@ fn bare(broker: &Broker, topic: &str, messages: u64, records: u64) -> [f64; 2] {
     while n < messages {
         let Some(message) = consumer.poll(Duration::from_millis(100)) else { continue };
         let message = message.unwrap();
-        begun.get_or_insert_with(|| (Instant::now(), cpu()));
+        begun.get_or_insert_with(|| (Instant::now(), cpu(), threads()));
         decoder.message(message.payload().unwrap(), &limits, &mut sink);
         n += 1;
     }
-    let (wall, before) = begun.unwrap();
+    let (wall, before, threads_before) = begun.unwrap();
+    let spent = [wall.elapsed().as_secs_f64(), cpu() - before];
     assert_eq!(sink.0, records);
-    [wall.elapsed().as_secs_f64(), cpu() - before]
+    println!("  bare consumer {:.2} s wall, {:.2} s CPU ({})", spent[0], spent[1], by_thread(&threads_before, &threads()));
+    spent
 }
 
 fn config(broker: &Broker, topic: &str) -> (Config, PathBuf) {
@@ -195,17 +222,18 @@ fn service(broker: &Broker, topic: &str, messages: u64, records: u64) -> [f64; 2
     while consumed() == 0 {
         std::thread::sleep(Duration::from_micros(200));
     }
-    let (begun, before) = (Instant::now(), cpu());
+    let (begun, before, threads_before) = (Instant::now(), cpu(), threads());
     while consumed() < messages {
         assert!(service.ended(Duration::from_millis(2)).is_none(), "it must go on");
     }
     let spent = [begun.elapsed().as_secs_f64(), cpu() - before];
+    let spent_by_thread = by_thread(&threads_before, &threads());
     let open = service.shared.view.open_findings();
     drain(service);
     let drained = begun.elapsed().as_secs_f64() - spent[0];
     let on_disk = written() - on_disk;
     println!(
-        "  firstseen {:.2} s wall, {:.2} s CPU, drained in {drained:.2} s more; {open} findings open; {:.1} MB written to disk, {:.1} bytes a record",
+        "  firstseen {:.2} s wall, {:.2} s CPU ({spent_by_thread}), drained in {drained:.2} s more; {open} findings open; {:.1} MB written to disk, {:.1} bytes a record",
         spent[0],
         spent[1],
         on_disk as f64 / 1e6,

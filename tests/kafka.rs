@@ -94,14 +94,14 @@ fn the_order_over_four_partitions_is_the_models() {
     assert_eq!(events[1], SourceEvent::ReplayDone);
     assert_eq!(offsets(&events), merged(&logs));
     for m in messages(&events) {
-        assert_eq!(m.payload, format!("{}:{}", m.partition.0, m.offset).into_bytes());
+        assert_eq!(m.payload.as_bytes(), format!("{}:{}", m.partition.0, m.offset).as_bytes());
         assert_eq!(m.timestamp, Some(Ticks::from_millis(logs[m.partition.0 as usize][m.offset as usize])));
     }
     assert!(events.iter().all(|e| !matches!(e, SourceEvent::Error(_) | SourceEvent::Gap { .. })));
     // Live: a message after the end is told, and the end again.
     broker().produce(&topic, [(2, 1_770_000_000_000, b"new".as_slice())]);
     let events = until(&source, caught_up);
-    assert_eq!(messages(&events)[0].payload, b"new");
+    assert_eq!(messages(&events)[0].payload.as_bytes(), b"new");
     wait_for("the lag to be known and nothing", || {
         let lag = source.lag();
         (lag.len() == 4 && lag.iter().all(|l| l.messages == 0)).then_some(())

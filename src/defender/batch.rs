@@ -1,11 +1,12 @@
 //! Many decoded messages in a few buffers, owned: cheap to send from a decoding thread to the one that feeds the detector.
 //!
 //! Invariant: what [`Batch::items`] yields is exactly what the [`Decoder`] delivers for the same bytes and limits, in the
-//! order of pushing. A kept copy of each message serves its records' strings and their own bytes; only strings that held
-//! escapes are stored beside it. When a batch is full is the caller's to say, by [`Batch::bytes`].
+//! order of pushing. A copy of each message, made here or handed over, serves its records' strings and their own bytes; only strings
+//! that held escapes are stored beside it. When a batch is full is the caller's to say, by [`Batch::bytes`].
 
-use super::decode::{self, Decoder, Form, Limits};
+use super::decode::{self, Decoder, Form, Limits, MAX_MESSAGE_BYTES};
 use super::event::Record;
+use super::fault::Fault;
 use super::packed::Row;
 use super::reason::Reason;
 
@@ -45,8 +46,11 @@ pub enum Item<'a> {
 pub struct Batch {
     messages: Vec<Message>,
     rows: Vec<Row>,
-    /// The messages themselves, one behind the other.
+    /// The messages themselves, one behind the other; but for those that came as text of their own.
     text: String,
+    /// Messages that came as text of their own.
+    own: Vec<String>,
+    own_bytes: usize,
     /// Strings that held escapes.
     arena: String,
     /// The messages that are not text.
@@ -59,6 +63,7 @@ struct Message {
     source: u64,
     rows: usize,
     text: usize,
+    own: usize,
     arena: usize,
     other: usize,
 }
@@ -81,6 +86,8 @@ impl Batch {
         self.messages.clear();
         self.rows.clear();
         self.text.clear();
+        self.own.clear();
+        self.own_bytes = 0;
         self.arena.clear();
         self.other.clear();
     }
@@ -88,6 +95,18 @@ impl Batch {
     /// Decodes a Kafka message and appends what it holds. `source` is a tag of the caller's, given back as it is.
     pub fn push_message(&mut self, decoder: &mut Decoder, source: u64, bytes: &[u8], limits: &Limits) {
         self.push(Form::Message, decoder, source, bytes, limits);
+    }
+
+    /// The same for a message whose copy is the batch's to keep: none is made.
+    pub fn push_text(&mut self, decoder: &mut Decoder, source: u64, text: String, limits: &Limits) {
+        if text.len() > MAX_MESSAGE_BYTES {
+            return self.push_message(decoder, source, text.as_bytes(), limits);
+        }
+        let result = decode::read(Form::Message, &text, limits, &mut decoder.open, &mut self.rows, &mut self.arena);
+        let bytes = text.len();
+        self.own_bytes += bytes;
+        self.own.push(text);
+        self.close(source, bytes, result);
     }
 
     /// The same for a record without the `records` wrapper.
@@ -103,16 +122,22 @@ impl Batch {
             let copy = self.text.get(start..).unwrap_or_default();
             decode::read(form, copy, limits, &mut decoder.open, &mut self.rows, &mut self.arena)
         });
+        if result.as_ref().is_err_and(|fault| !fault.is_text()) {
+            self.other.extend_from_slice(bytes);
+        }
+        self.close(source, bytes.len(), result);
+    }
+
+    /// Ends a message whose parts are in the buffers.
+    fn close(&mut self, source: u64, bytes: usize, result: Result<(), Fault>) {
         if let Err(fault) = result {
-            if !fault.is_text() {
-                self.other.extend_from_slice(bytes);
-            }
-            self.rows.push(Row { index: None, start: 0, end: bytes.len().try_into().unwrap_or(u32::MAX), outcome: Err(fault) });
+            self.rows.push(Row { index: None, start: 0, end: bytes.try_into().unwrap_or(u32::MAX), outcome: Err(fault) });
         }
         self.messages.push(Message {
             source,
             rows: self.rows.len(),
             text: self.text.len(),
+            own: self.own.len(),
             arena: self.arena.len(),
             other: self.other.len(),
         });
@@ -133,8 +158,9 @@ impl Batch {
             let from = here;
             here = *self.messages.get(begun)?;
             begun += 1;
+            let text = if from.own < here.own { self.own.get(from.own).map(String::as_str) } else { self.text.get(from.text..here.text) };
             parts = (
-                self.text.get(from.text..here.text).unwrap_or_default(),
+                text.unwrap_or_default(),
                 self.arena.get(from.arena..here.arena).unwrap_or_default(),
                 self.other.get(from.other..here.other).unwrap_or_default(),
             );
@@ -157,7 +183,7 @@ impl Batch {
     /// Bytes of the messages that it keeps.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.text.len() + self.other.len()
+        self.text.len() + self.own_bytes + self.other.len()
     }
 }
 

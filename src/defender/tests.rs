@@ -65,6 +65,20 @@ fn both(bytes: &[u8], limits: &Limits, bare: bool) -> Collect {
         batch.push_message(&mut decoder, 3, bytes, limits)
     }
     batch.push_message(&mut decoder, 4, br#"{"records":[]}"#, limits);
+    replays(&batch, &collect);
+    if let (Ok(text), false) = (std::str::from_utf8(bytes), bare) {
+        let mut batch = Batch::new();
+        batch.push_text(&mut decoder, 1, r#"{"records":[0,{"time":"\u0031x"}]}"#.to_owned(), limits);
+        batch.push_message(&mut decoder, 2, b"\xFF", limits);
+        batch.push_text(&mut decoder, 3, text.to_owned(), limits);
+        batch.push_text(&mut decoder, 4, r#"{"records":[]}"#.to_owned(), limits);
+        replays(&batch, &collect);
+    }
+    collect
+}
+
+/// The batch holds, as its third message of four, what was collected.
+fn replays(batch: &Batch, collect: &Collect) {
     let mut items = batch.items().skip_while(|item| !matches!(item, Item::Message { source: 3 })).skip(1);
     let mut replayed = Collect::default();
     for item in items.by_ref() {
@@ -84,7 +98,6 @@ fn both(bytes: &[u8], limits: &Limits, bare: bool) -> Collect {
     assert_eq!(collect.said, replayed.said, "the batch must hold what the decoder delivers");
     assert_eq!(collect.errors, replayed.errors);
     assert_eq!(batch.len(), 3 + collect.said.len());
-    collect
 }
 
 fn at(text: &str) -> Ticks {

@@ -22,7 +22,7 @@ use super::cluster::Cluster;
 use super::group::{Context, Rebalance};
 use super::merge::{Merge, Step};
 use super::position::{NextOffset, PartitionId, PartitionTable, TopicPartition};
-use super::source::{InputMessage, Shared, SourceConfig, SourceError, SourceEvent};
+use super::source::{InputMessage, Payload, Shared, SourceConfig, SourceError, SourceEvent};
 use crate::time::Ticks;
 
 mod assignment;
@@ -194,7 +194,7 @@ impl Worker {
                 Some(Ok(message)) => {
                     lane.queued_bytes += message.payload_len();
                     let (offset, timestamp) = (message.offset(), message.timestamp().to_millis().map(Ticks::from_millis));
-                    let payload = message.payload().unwrap_or_default().to_vec();
+                    let payload = Payload::copy(message.payload().unwrap_or_default());
                     if !self.merge.push(id, offset, timestamp, InputMessage { partition: id, offset, timestamp, payload }) {
                         tracing::debug!(partition = %lane.of, offset, "a repeated offset was refused");
                     }
@@ -223,7 +223,7 @@ impl Worker {
                     any = true;
                     self.caught_up = false;
                     self.blocked = None;
-                    self.batch_bytes += message.payload.len();
+                    self.batch_bytes += message.payload.as_bytes().len();
                     self.batch.push(message);
                     if self.batch.len() >= self.config.batch_messages || self.batch_bytes >= self.config.batch_bytes {
                         self.flush()?;
@@ -357,24 +357,18 @@ impl Worker {
             }
         }
         self.ends_before = ends;
-        if list.count() > 0 {
-            match self.consumer.commit(&list, CommitMode::Async) {
-                Ok(()) => self.consumer.context().commit_opened(),
-                Err(error) => {
-                    tracing::debug!(%error, "committing positions failed");
-                    self.committed.clear();
-                }
-            }
+        if list.count() > 0
+            && let Err(error) = self.consumer.commit(&list, CommitMode::Async)
+        {
+            tracing::debug!(%error, "committing positions failed");
+            self.committed.clear();
         }
     }
 
     /// Commits once more, gives the partitions back and leaves the group.
     fn close(mut self) {
         self.commit();
-        let deadline = host_clock::monotonic() + Duration::from_secs(2);
-        while self.consumer.context().commits_open() > 0 && host_clock::monotonic() < deadline {
-            self.consumer.poll(TICK);
-        }
+        // Leaving the group waits until commits that are on their way are answered.
         self.consumer.context().close();
         self.lanes.clear();
         // Dropping the last reference closes the consumer.

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::mem;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rdkafka::client::ClientContext;
@@ -32,7 +32,6 @@ pub(super) struct Context {
     shared: Arc<Shared>,
     rebalances: Mutex<Vec<Rebalance>>,
     closing: AtomicBool,
-    commits_open: AtomicUsize,
     commit_failed: AtomicBool,
 }
 
@@ -89,7 +88,6 @@ impl ConsumerContext for Context {
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        self.commits_open.fetch_sub(1, Ordering::AcqRel);
         if let Err(error) = result {
             // The positions in the group are for people's tools: tried again with the next commit.
             tracing::debug!(%error, "committing positions failed");
@@ -105,7 +103,6 @@ impl Context {
             shared,
             rebalances: Mutex::default(),
             closing: AtomicBool::new(false),
-            commits_open: AtomicUsize::new(0),
             commit_failed: AtomicBool::new(false),
         }
     }
@@ -127,16 +124,6 @@ impl Context {
     /// From now on an assignment is declined at once.
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::Release);
-    }
-
-    /// How many commits have not been answered.
-    pub(super) fn commits_open(&self) -> usize {
-        self.commits_open.load(Ordering::Acquire)
-    }
-
-    /// A commit is on its way.
-    pub(super) fn commit_opened(&self) {
-        self.commits_open.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Whether a commit failed since the last call.

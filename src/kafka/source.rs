@@ -93,7 +93,36 @@ pub struct InputMessage {
     /// The record's timestamp (millisecond resolution), if it has one.
     pub timestamp: Option<Ticks>,
     /// Its value; a null value is empty.
-    pub payload: Vec<u8>,
+    pub payload: Payload,
+}
+
+/// A message's value, copied out of librdkafka's memory: the only copy that is made of it on its way to the detector.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Payload {
+    /// It is UTF-8, which was checked while the bytes were at hand for the copy.
+    Text(String),
+    /// It is not.
+    Bytes(Vec<u8>),
+}
+
+impl Payload {
+    /// Copies `bytes`.
+    #[must_use]
+    pub fn copy(bytes: &[u8]) -> Self {
+        match simdutf8::basic::from_utf8(bytes) {
+            Ok(text) => Payload::Text(text.to_owned()),
+            Err(_) => Payload::Bytes(bytes.to_vec()),
+        }
+    }
+
+    /// The bytes, whatever they are.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        match self {
+            Payload::Text(text) => text.as_bytes(),
+            Payload::Bytes(bytes) => bytes,
+        }
+    }
 }
 
 /// A partition and where it goes on.

@@ -8,7 +8,7 @@ use crate::defender::batch::Batch;
 use crate::defender::decode::{Decoder, Limits};
 use crate::host_clock;
 use crate::kafka::position::NextOffset;
-use crate::kafka::source::{SourceEvent, SourceHandle};
+use crate::kafka::source::{Payload, SourceEvent, SourceHandle};
 use crate::metrics::{Outcome, Tracked};
 use crate::stage::Outlet;
 use crate::state::Store;
@@ -30,7 +30,11 @@ pub(super) fn decode(decoder: &mut Decoder, event: SourceEvent, limits: impl Fn(
     let SourceEvent::Messages(messages) = event else { return Decoded::Other(event) };
     let (mut batch, mut origins) = (Batch::new(), Vec::with_capacity(messages.len()));
     for message in messages {
-        batch.push_message(decoder, origins.len() as u64, &message.payload, &limits(message.timestamp));
+        let (tag, limits) = (origins.len() as u64, limits(message.timestamp));
+        match message.payload {
+            Payload::Text(text) => batch.push_text(decoder, tag, text, &limits),
+            Payload::Bytes(bytes) => batch.push_message(decoder, tag, &bytes, &limits),
+        }
         origins.push(Origin { partition: message.partition, offset: message.offset, timestamp: message.timestamp });
     }
     Decoded::Messages { batch, origins }
