@@ -321,7 +321,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(3);
 
 impl SourceHandle {
     /// Lets these positions be committed to the group: at most once a `commit_interval`, the last ones at the stop. They are for
-    /// people's tools; a failure is retried and harms nothing.
+    /// people's tools; one that a broker did not take harms nothing, and is made up for when the position moves again.
     pub fn commit(&self, positions: &[(PartitionId, NextOffset)]) {
         self.shared.commits().extend(positions.iter().copied());
     }
