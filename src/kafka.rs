@@ -9,6 +9,7 @@ pub mod cluster;
 mod consume;
 mod group;
 pub mod merge;
+pub mod plan;
 pub mod position;
 pub mod readback;
 pub mod sink;

@@ -2,11 +2,16 @@
 //!
 //! Owns the start (recovery included), the threads and the drain. What is decided about records is [`crate::task`]'s and the
 //! detector's. A slow sink makes the source wait, all the way back.
+//!
+//! What the threads decide stands apart from the threads, so that a simulation can drive it with a broker, a disk and a clock of
+//! its own: [`restore`], [`course`], [`publisher`], [`snapshots`].
 
 mod core;
+pub mod course;
 mod crash;
-mod publisher;
-mod snapshots;
+pub mod publisher;
+pub mod restore;
+pub mod snapshots;
 mod start;
 
 use crate::config::Config;

@@ -187,6 +187,12 @@ impl Task {
         &self.partitions
     }
 
+    /// How many messages that stand in the output topics already are known, while the journal is replayed.
+    #[must_use]
+    pub fn already_published(&self) -> usize {
+        self.published.changes.len() + self.published.dead_letters.len()
+    }
+
     /// Where each partition goes on.
     #[must_use]
     pub fn positions(&self) -> &Positions {

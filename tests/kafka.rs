@@ -331,7 +331,7 @@ fn read(settings: &KafkaSettings, topic: &str, from: &BTreeMap<i32, NextOffset>)
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     let mut out = Vec::new();
     let ends = read_to_end(settings, topic, from, PATIENCE, |r| {
-        assert_eq!(r.headers().map(|(name, _)| name).collect::<Vec<_>>(), ["change", "revision"]);
+        assert_eq!(r.headers.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["change", "revision"]);
         assert_eq!(r.header("none"), None);
         out.push((r.partition, r.offset, text(r.key), text(r.header("revision").unwrap()), text(r.payload)));
     })

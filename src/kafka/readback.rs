@@ -4,7 +4,7 @@
 //! offset order within its partition, however offsets are spaced. Memory is bounded by the read-ahead; nothing is kept here.
 
 use crate::host_clock;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -63,7 +63,7 @@ pub enum ReadbackError {
 }
 
 /// One message of the topic, borrowed from the client's buffer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Record<'a> {
     /// Its partition.
     pub partition: i32,
@@ -73,19 +73,86 @@ pub struct Record<'a> {
     pub key: &'a [u8],
     /// Its value; a null value is empty.
     pub payload: &'a [u8],
-    message: &'a BorrowedMessage<'a>,
+    /// Its headers in order; a null value is empty.
+    pub headers: Vec<(&'a str, &'a [u8])>,
 }
 
-impl Record<'_> {
-    /// The value of the first header of that name; a null value is empty.
-    #[must_use]
-    pub fn header(&self, name: &str) -> Option<&[u8]> {
-        self.message.headers()?.iter().find(|h| h.key == name).map(|h| h.value.unwrap_or_default())
+impl<'a> Record<'a> {
+    fn of(message: &'a BorrowedMessage<'a>) -> Record<'a> {
+        Record {
+            partition: message.partition(),
+            offset: message.offset(),
+            key: message.key().unwrap_or_default(),
+            payload: message.payload().unwrap_or_default(),
+            headers: message.headers().into_iter().flat_map(Headers::iter).map(|h| (h.key, h.value.unwrap_or_default())).collect(),
+        }
     }
 
-    /// All headers in order; a null value is empty.
-    pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.message.headers().into_iter().flat_map(Headers::iter).map(|h| (h.key, h.value.unwrap_or_default()))
+    /// The value of the first header of that name.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
+        self.headers.iter().find(|(header, _)| *header == name).map(|(_, value)| *value)
+    }
+}
+
+/// What of a topic has not been read yet. Sans-io.
+#[derive(Debug)]
+pub struct Unread {
+    /// Where each partition ended when reading began.
+    ends: BTreeMap<i32, NextOffset>,
+    /// Where each partition that holds anything is to be read from, until it is read.
+    starts: BTreeMap<i32, NextOffset>,
+}
+
+impl Unread {
+    /// What lies between `from` (a partition that is not in it: its log's start) and the ends. `logs`: where each partition's log
+    /// starts and ends. A start that retention has overtaken moves to the log's start.
+    ///
+    /// # Errors
+    /// A partition ends before it was to be read from.
+    pub fn new(
+        topic: &str,
+        logs: impl IntoIterator<Item = (i32, (NextOffset, NextOffset))>,
+        from: &BTreeMap<i32, NextOffset>,
+    ) -> Result<Unread, ReadbackError> {
+        let mut unread = Unread { ends: BTreeMap::new(), starts: BTreeMap::new() };
+        for (partition, (low, high)) in logs {
+            let wanted = from.get(&partition).copied().unwrap_or(low);
+            if wanted > high {
+                return Err(ReadbackError::BeyondEnd { topic: topic.to_owned(), partition, wanted, end: high });
+            }
+            unread.ends.insert(partition, high);
+            if wanted.max(low) < high {
+                unread.starts.insert(partition, wanted.max(low));
+            }
+        }
+        Ok(unread)
+    }
+
+    /// Partitions that are not read to their end yet, and where they were to be read from.
+    #[must_use]
+    pub fn starts(&self) -> &BTreeMap<i32, NextOffset> {
+        &self.starts
+    }
+
+    /// A message came; whether it is one that was asked for. One at or behind the end was written since.
+    pub fn message(&mut self, partition: i32, offset: i64) -> bool {
+        let Some(end) = self.ends.get(&partition).filter(|_| self.starts.contains_key(&partition)).copied() else { return false };
+        if NextOffset::after(offset) >= end {
+            self.starts.remove(&partition);
+        }
+        end.is_past(offset)
+    }
+
+    /// The partition's end was reached: offsets before it may hold no message (markers of transactions, compaction).
+    pub fn at_end(&mut self, partition: i32) {
+        self.starts.remove(&partition);
+    }
+
+    /// The ends, once everything before them is read.
+    #[must_use]
+    pub fn ends(self) -> BTreeMap<i32, NextOffset> {
+        self.ends
     }
 }
 
@@ -104,52 +171,32 @@ pub fn read_to_end(
 ) -> Result<BTreeMap<i32, NextOffset>, ReadbackError> {
     let cluster = Cluster::uncommitted(settings, patience)?;
     let partitions = cluster.partitions(topic)?.ok_or_else(|| ReadbackError::MissingTopic { topic: topic.to_owned() })?;
-    let mut ends = BTreeMap::new();
-    let mut unread = BTreeSet::new();
-    let mut assignment = TopicPartitionList::new();
+    let mut logs = Vec::new();
     for partition in partitions {
-        let (low, high) = cluster.ends(topic, partition)?;
-        let wanted = from.get(&partition).copied().unwrap_or(low);
-        if wanted > high {
-            return Err(ReadbackError::BeyondEnd { topic: topic.to_owned(), partition, wanted, end: high });
-        }
-        ends.insert(partition, high);
-        let start = wanted.max(low);
-        if start < high {
-            unread.insert(partition);
-            assignment.add_partition_offset(topic, partition, Offset::Offset(start.0)).map_err(|error| failed(topic, &error))?;
-        }
+        logs.push((partition, cluster.ends(topic, partition)?));
     }
-    if unread.is_empty() {
-        return Ok(ends);
+    let mut unread = Unread::new(topic, logs, from)?;
+    if unread.starts().is_empty() {
+        return Ok(unread.ends());
     }
-    let consumer: BaseConsumer<Logged> = settings.client(Role::Reader, unread.len(), Logged::default())?;
+    let mut assignment = TopicPartitionList::new();
+    for (partition, start) in unread.starts() {
+        assignment.add_partition_offset(topic, *partition, Offset::Offset(start.0)).map_err(|error| failed(topic, &error))?;
+    }
+    let consumer: BaseConsumer<Logged> = settings.client(Role::Reader, unread.starts().len(), Logged::default())?;
     consumer.assign(&assignment).map_err(|error| failed(topic, &error))?;
     let mut progress = host_clock::monotonic();
-    while !unread.is_empty() {
+    while !unread.starts().is_empty() {
         match consumer.poll(Duration::from_millis(50)) {
             Some(Ok(message)) => {
                 progress = host_clock::monotonic();
-                let (partition, next) = (message.partition(), NextOffset::after(message.offset()));
-                let Some(end) = ends.get(&partition).filter(|_| unread.contains(&partition)) else { continue };
-                // A message at or behind the end was written since; it is not asked for.
-                if end.is_past(message.offset()) {
-                    each(Record {
-                        partition,
-                        offset: message.offset(),
-                        key: message.key().unwrap_or_default(),
-                        payload: message.payload().unwrap_or_default(),
-                        message: &message,
-                    });
-                }
-                if next >= *end {
-                    unread.remove(&partition);
+                if unread.message(message.partition(), message.offset()) {
+                    each(Record::of(&message));
                 }
             }
-            // Offsets at the end may hold no message (markers of transactions, compaction): only this shows that it is reached.
             Some(Err(KafkaError::PartitionEOF(partition))) => {
                 progress = host_clock::monotonic();
-                unread.remove(&partition);
+                unread.at_end(partition);
             }
             Some(Err(error)) => {
                 // A reader is no member of the group, so it does not matter what the group may not do.
@@ -165,7 +212,7 @@ pub fn read_to_end(
             return Err(ReadbackError::Stalled { topic: topic.to_owned(), waited: patience, reason });
         }
     }
-    Ok(ends)
+    Ok(unread.ends())
 }
 
 fn failed(topic: &str, error: &KafkaError) -> ReadbackError {

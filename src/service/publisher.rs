@@ -12,15 +12,21 @@ use crate::state::disk::DiskFile;
 use crate::state::snapshot::Positions;
 use crate::task::Publication;
 use crate::time::Ticks;
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// The output topics, seen from here: the seam at which tests put a broker of their own.
-pub(super) trait Publish: Send {
+pub trait Publish {
+    /// Hands a message over; see [`Sink::publish`].
+    ///
+    /// # Errors
+    /// It was not taken.
     fn publish(&self, outgoing: Outgoing) -> Result<(), PublishError>;
+    /// What became of a message, if that is known within `wait`.
     fn next_delivery(&self, wait: Duration) -> Option<Delivery>;
+    /// Why nothing can be published any more, if so.
     fn fatal(&self) -> Option<SinkError>;
 }
 
@@ -37,14 +43,39 @@ impl Publish for Sink {
 }
 
 /// What the publisher is asked to do, in order.
-pub(super) enum Work {
+#[derive(Debug)]
+pub enum Work {
     /// Append journal bytes, then publish.
-    Step { journal: Vec<u8>, publications: Vec<Publication> },
-    /// Sync, and go on in segment `n`. `fence` hears the output positions of this moment once all that was published before it is
-    /// acknowledged: then a snapshot of this moment may count.
-    Rotate { segment: u64, fence: Sender<Positions> },
+    Step {
+        /// Frames; may be empty.
+        journal: Vec<u8>,
+        /// Depend on these frames and those before.
+        publications: Vec<Publication>,
+    },
+    /// Sync, and go on in a new segment.
+    Rotate {
+        /// Its number.
+        segment: u64,
+        /// Hears the output positions of this moment once all that was published before it is acknowledged: then a snapshot of
+        /// this moment may count.
+        fence: Sender<Positions>,
+    },
     /// Wait until everything is acknowledged, then say so.
-    Drain { done: Sender<()> },
+    Drain {
+        /// Hears it.
+        done: Sender<()>,
+    },
+}
+
+/// What a turn of the publisher found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Something to do, and did it.
+    Busy,
+    /// Nothing to do.
+    Idle,
+    /// Nothing to do, and nothing will come: the task is gone.
+    TaskGone,
 }
 
 struct Waiting {
@@ -80,14 +111,15 @@ struct Fence {
     tell: Sender<Positions>,
 }
 
-pub(super) struct Publisher<P> {
-    pub(super) store: Store,
-    pub(super) journal: Box<dyn DiskFile>,
-    pub(super) sink: P,
-    pub(super) metrics: Arc<Metrics>,
+/// The journal's and the sink's owner.
+pub struct Publisher<P> {
+    store: Store,
+    journal: Box<dyn DiskFile>,
+    sink: P,
+    metrics: Arc<Metrics>,
     /// End of each output partition, as far as it is known: nothing that is published from now on stands before it.
-    pub(super) output: Positions,
-    pub(super) work: Receiver<Work>,
+    output: Positions,
+    work: Receiver<Work>,
     outstanding: BTreeMap<u64, Waiting>,
     next_token: u64,
     fences: Vec<Fence>,
@@ -101,14 +133,8 @@ const GROUP: usize = 256;
 const GROUP_BYTES: usize = 4 << 20;
 
 impl<P: Publish> Publisher<P> {
-    pub(super) fn new(
-        store: Store,
-        journal: Box<dyn DiskFile>,
-        sink: P,
-        metrics: Arc<Metrics>,
-        output: Positions,
-        work: Receiver<Work>,
-    ) -> Self {
+    /// Writes to `journal`, the segment just begun, and to `sink`; the output topics end at `output`.
+    pub fn new(store: Store, journal: Box<dyn DiskFile>, sink: P, metrics: Arc<Metrics>, output: Positions, work: Receiver<Work>) -> Self {
         Publisher {
             store,
             journal,
@@ -125,32 +151,47 @@ impl<P: Publish> Publisher<P> {
     }
 
     /// Works until the task is gone and everything is done.
-    pub(super) fn run(mut self) -> Result<(), ServiceError> {
+    ///
+    /// # Errors
+    /// The journal can't be written, or the sink is beyond use.
+    pub fn run(mut self) -> Result<(), ServiceError> {
         loop {
-            let busy = !self.outstanding.is_empty();
-            let first = if busy {
+            match self.turn()? {
+                Turn::Busy => {}
                 // Deliveries come on their own channel: look at both.
-                match self.work.try_recv() {
-                    Ok(work) => Some(work),
-                    Err(crossbeam_channel::TryRecvError::Empty) => {
-                        if let Some(delivery) = self.sink.next_delivery(Duration::from_millis(1)) {
-                            self.delivered(delivery)?;
-                        }
-                        self.check()?;
-                        continue;
+                Turn::Idle if !self.outstanding.is_empty() => {
+                    if let Some(delivery) = self.sink.next_delivery(Duration::from_millis(1)) {
+                        self.delivered(delivery)?;
                     }
-                    Err(crossbeam_channel::TryRecvError::Disconnected) => None,
                 }
-            } else {
-                self.work.recv().ok()
-            };
-            let Some(first) = first else { return self.finish() };
-            self.group(first)?;
-            while let Some(delivery) = self.sink.next_delivery(Duration::ZERO) {
-                self.delivered(delivery)?;
+                Turn::Idle => match self.work.recv() {
+                    Ok(first) => self.group(first)?,
+                    Err(_) => return self.finish(),
+                },
+                Turn::TaskGone => return self.finish(),
             }
-            self.check()?;
         }
+    }
+
+    /// Takes the work that waits and the deliveries that have come; waits for neither.
+    ///
+    /// # Errors
+    /// The journal can't be written, or the sink is beyond use.
+    pub fn turn(&mut self) -> Result<Turn, ServiceError> {
+        let mut turn = match self.work.try_recv() {
+            Ok(first) => {
+                self.group(first)?;
+                Turn::Busy
+            }
+            Err(TryRecvError::Empty) => Turn::Idle,
+            Err(TryRecvError::Disconnected) => Turn::TaskGone,
+        };
+        while let Some(delivery) = self.sink.next_delivery(Duration::ZERO) {
+            self.delivered(delivery)?;
+            turn = Turn::Busy;
+        }
+        self.check()?;
+        Ok(turn)
     }
 
     /// Takes `first` and what waits behind it, up to a bound, with one sync for all.

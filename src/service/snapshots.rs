@@ -5,65 +5,100 @@ use crate::detector::snapshot::Section;
 use crate::host_clock;
 use crate::metrics::Metrics;
 use crate::state::Store;
-use crate::state::snapshot::Positions;
+use crate::state::snapshot::{Positions, Writer};
 use crossbeam_channel::{Receiver, Sender};
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What the writer is asked to do, in order.
-pub(super) enum Piece {
+#[derive(Debug)]
+pub enum Piece {
     /// A snapshot begins: the state before segment `n`.
-    Begin { n: u64 },
+    Begin {
+        /// The segment's number.
+        n: u64,
+    },
     /// Rows of it.
     Rows(Section, Vec<u8>),
-    /// It is whole, as far as the detector is concerned. It counts when `fence` has said that what was published before it is
-    /// acknowledged. `done` hears whether it counts.
-    End { input: Positions, fence: Receiver<Positions>, done: Sender<bool> },
+    /// It is whole, as far as the detector is concerned.
+    End {
+        /// Where the input stood.
+        input: Positions,
+        /// It counts when this has said that what was published before it is acknowledged, with the output positions.
+        fence: Receiver<Positions>,
+        /// Hears whether it counts.
+        done: Sender<bool>,
+    },
     /// It was given up.
     Abandon,
 }
 
-pub(super) fn run(store: &Store, metrics: &Arc<Metrics>, pieces: &Receiver<Piece>) {
-    let mut writer = None;
-    let mut begun = host_clock::monotonic();
-    for piece in pieces {
-        let outcome = match piece {
+/// Writes what it is given.
+pub struct SnapshotWriter {
+    store: Store,
+    metrics: Arc<Metrics>,
+    writer: Option<Writer>,
+    begun: Instant,
+}
+
+impl SnapshotWriter {
+    /// Writes to `store`.
+    #[must_use]
+    pub fn new(store: Store, metrics: Arc<Metrics>) -> SnapshotWriter {
+        SnapshotWriter { store, metrics, writer: None, begun: host_clock::monotonic() }
+    }
+
+    /// Works until nobody gives anything any more.
+    pub fn run(mut self, pieces: &Receiver<Piece>) {
+        for piece in pieces {
+            self.write(piece);
+        }
+    }
+
+    /// Carries out one piece; waits for the fence of an end. A snapshot that can't be written is given up, with an error in the log.
+    pub fn write(&mut self, piece: Piece) {
+        if let Err(error) = self.piece(piece) {
+            self.writer = None;
+            tracing::error!(%error, "a snapshot could not be written; the one before it and the journal still hold everything. Make room in state.dir");
+        }
+    }
+
+    fn piece(&mut self, piece: Piece) -> io::Result<()> {
+        match piece {
             Piece::Begin { n } => {
-                begun = host_clock::monotonic();
-                store.begin_snapshot(n).map(|w| writer = Some(w))
+                self.begun = host_clock::monotonic();
+                self.writer = Some(self.store.begin_snapshot(n)?);
+                Ok(())
             }
             Piece::Rows(section, bytes) => {
-                let outcome = writer.as_mut().map_or(Ok(()), |w| w.section(section, &bytes));
+                let outcome = self.writer.as_mut().map_or(Ok(()), |w| w.section(section, &bytes));
                 crash::point("snapshot-rows");
                 outcome
             }
             Piece::Abandon => {
-                writer = None;
+                self.writer = None;
                 Ok(())
             }
             Piece::End { input, fence, done } => {
-                let outcome = match (writer.take(), fence.recv()) {
-                    (Some(mut writer), Ok(output)) => writer.seal(&input, &output).and_then(|()| {
-                        crash::point("snapshot-rename");
-                        let bytes = writer.rename()?;
-                        store.remove_old()?;
-                        Ok(bytes)
-                    }),
-                    (None, _) => Err(io::Error::other("an earlier write of it failed")),
-                    (_, Err(_)) => Err(io::Error::other("the changes before it were not acknowledged")),
-                };
+                let outcome = self.end(&input, &fence);
                 // Nobody may be waiting for it.
                 let _ = done.send(outcome.is_ok());
-                outcome.map(|bytes| {
-                    let took = begun.elapsed();
-                    metrics.snapshot_written(host_clock::monotonic(), took);
-                    tracing::debug!(bytes, seconds = took.as_secs_f64(), "snapshot written");
-                })
+                let (bytes, took) = (outcome?, self.begun.elapsed());
+                self.metrics.snapshot_written(host_clock::monotonic(), took);
+                tracing::debug!(bytes, seconds = took.as_secs_f64(), "snapshot written");
+                Ok(())
             }
-        };
-        if let Err(error) = outcome {
-            writer = None;
-            tracing::error!(%error, "a snapshot could not be written; the one before it and the journal still hold everything. Make room in state.dir");
         }
+    }
+
+    fn end(&mut self, input: &Positions, fence: &Receiver<Positions>) -> io::Result<u64> {
+        let mut writer = self.writer.take().ok_or_else(|| io::Error::other("an earlier write of it failed"))?;
+        let output = fence.recv().map_err(|_| io::Error::other("the changes before it were not acknowledged"))?;
+        writer.seal(input, &output)?;
+        crash::point("snapshot-rename");
+        let bytes = writer.rename()?;
+        self.store.remove_old()?;
+        Ok(bytes)
     }
 }

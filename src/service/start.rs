@@ -1,28 +1,27 @@
 //! Everything before the first message: state, topics, what is published already, threads.
 
-use super::core::{Core, Decoded, decode};
+use super::core::Core;
+use super::course::{Course, Decoded, Timing, decode};
 use super::publisher::Publisher;
-use super::{ServiceError, Shared, kafka_settings, snapshots};
+use super::restore::{Outputs, Restored, restore};
+use super::snapshots::SnapshotWriter;
+use super::{ServiceError, Shared, kafka_settings};
 use crate::config::{Config, Start};
 use crate::defender::decode::{Decoder, Limits};
-use crate::finding::FindingId;
 use crate::finding::severity::Privileged;
 use crate::host_clock;
 use crate::kafka::admin::{Admin, TopicSettings};
 use crate::kafka::client::KafkaSettings;
-use crate::kafka::merge::Run;
 use crate::kafka::position::NextOffset;
 use crate::kafka::readback::{Record, read_to_end};
 use crate::kafka::sink::{Sink, SinkLimits};
 use crate::kafka::source::{self, SourceConfig, SourceEvent};
 use crate::stage;
+use crate::state::Store;
 use crate::state::disk::Directory;
-use crate::state::journal::Entry;
-use crate::state::snapshot::Positions;
-use crate::state::{Recovered, Store};
-use crate::task::{DeadLetterKey, Format, Published, Task};
+use crate::task::Format;
 use crossbeam_channel::{Receiver, bounded, unbounded};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -44,26 +43,9 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     for warning in &recovered.warnings {
         tracing::warn!("{warning}");
     }
-    let Recovered { detector, input, output, entries, next_segment, .. } = recovered;
-    let is_new = input.is_none();
+    let to_replay = recovered.entries.len();
     let kafka = kafka_settings(config);
-    let topics = [config.output.findings_topic.as_str(), config.output.dead_letter_topic.as_str()];
-    ensure_topics(config, &kafka, &topics)?;
-    let (published, ends) = published(&kafka, &topics, &output, is_new)?;
-    for change in detector.open_findings() {
-        shared.view.apply(&change);
-    }
-    let tracked = detector.tracked();
-    tracing::info!(
-        connections = tracked.connections,
-        devices = tracked.devices,
-        open_findings = tracked.open_findings,
-        to_replay = entries.len(),
-        already_published = published.changes.len(),
-        seconds = begun.elapsed().as_secs_f64(),
-        "state restored"
-    );
-
+    ensure_topics(config, &kafka, &[&config.output.findings_topic, &config.output.dead_letter_topic])?;
     let format = Format {
         findings_topic: config.output.findings_topic.clone(),
         dead_letter_topic: config.output.dead_letter_topic.clone(),
@@ -71,23 +53,29 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
         // The configuration was checked with the same call.
         privileged: Privileged::new(&config.detection.privileged_servers).unwrap_or_else(|_| Privileged::none()),
     };
-    let runs = runs(&entries);
-    let positions = input.unwrap_or_default();
-    let task = Task::new(detector, format, positions.clone(), entries, published);
+    let mut outputs = Brokers(kafka.clone());
+    let Restored { task, positions, replay, ends, next_segment, is_new } = restore(recovered, format, &mut outputs)?;
+    for change in task.detector().open_findings() {
+        shared.view.apply(&change);
+    }
+    let tracked = task.detector().tracked();
+    tracing::info!(
+        connections = tracked.connections,
+        devices = tracked.devices,
+        open_findings = tracked.open_findings,
+        to_replay,
+        already_published = task.already_published(),
+        seconds = begun.elapsed().as_secs_f64(),
+        "state restored"
+    );
     let mut source_config = SourceConfig::new(kafka.clone(), config.input.topics.clone());
     source_config.table = task.partitions().clone();
-    source_config.positions = positions.into_iter().map(|(of, next)| (of, NextOffset(next))).collect::<HashMap<_, _>>();
+    source_config.positions = positions;
+    source_config.replay = replay;
     source_config.start = match config.input.start {
         Start::Earliest => source::Start::Earliest,
         Start::Latest => source::Start::Latest,
     };
-    source_config.replay = runs
-        .into_iter()
-        .filter_map(|(topic, partition, upto)| {
-            let partition = task.partitions().id(&topic, partition)?;
-            Some(Run { partition, upto: NextOffset(upto) })
-        })
-        .collect();
 
     let journal = store.begin_segment(next_segment).map_err(ServiceError::Journal)?;
     let sink = Sink::new(&kafka, SinkLimits::default())?;
@@ -99,14 +87,15 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
         let _ = failed_in.send(publisher.run());
     })?;
     let (pieces, pieces_out) = unbounded();
-    let (snapshot_store, metrics) = (store.clone(), Arc::clone(&shared.metrics));
-    let snapshot_thread = spawn("snapshots", move || snapshots::run(&snapshot_store, &metrics, &pieces_out))?;
+    let writer = SnapshotWriter::new(store.clone(), Arc::clone(&shared.metrics));
+    let snapshot_thread = spawn("snapshots", move || writer.run(&pieces_out))?;
 
     let source = source::start(source_config)?;
     let decoded = spawn_decoders(config, source.events.clone())?;
     shared.metrics.state_restored(begun.elapsed());
     shared.health.set_unready("waiting for partitions to be assigned");
-    Ok(Core::new(config, shared.clone(), task, store, source, decoded, work, pieces, snapshot_thread, failed, next_segment, is_new))
+    let course = Course::new(task, shared.clone(), Timing::of(config), work, pieces, next_segment, is_new);
+    Ok(Core::new(course, shared.clone(), store, source, decoded, snapshot_thread, failed))
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>, ServiceError> {
@@ -150,58 +139,25 @@ fn ensure_topics(config: &Config, kafka: &KafkaSettings, topics: &[&str]) -> Res
     Ok(())
 }
 
-/// The journal's runs for the source, in order.
-fn runs(entries: &[Entry]) -> Vec<(String, i32, i64)> {
-    let run = |entry: &Entry| match entry {
-        Entry::Run { topic, partition, upto } => Some((topic.clone(), *partition, *upto)),
-        Entry::Advance { .. } => None,
-    };
-    entries.iter().filter_map(run).collect()
-}
+/// The output topics on the brokers.
+struct Brokers(KafkaSettings);
 
-/// What the output topics hold from the snapshot's positions on, and where they end now.
-fn published(kafka: &KafkaSettings, topics: &[&str], from: &Positions, is_new: bool) -> Result<(Published, Positions), ServiceError> {
-    let (mut published, mut ends) = (Published::default(), Positions::new());
-    if is_new {
-        // Nothing of this state was ever published: only the ends matter.
-        let admin = Admin::new(kafka, PATIENCE)?;
-        for topic in topics {
-            for partition in admin.partitions(topic)?.unwrap_or_default() {
-                ends.insert(((*topic).to_owned(), partition), admin.cluster().ends(topic, partition)?.1.0);
-            }
+impl Outputs for Brokers {
+    fn ends(&mut self, topic: &str) -> Result<BTreeMap<i32, NextOffset>, ServiceError> {
+        let admin = Admin::new(&self.0, PATIENCE)?;
+        let mut ends = BTreeMap::new();
+        for partition in admin.partitions(topic)?.unwrap_or_default() {
+            ends.insert(partition, admin.cluster().ends(topic, partition)?.1);
         }
-        return Ok((published, ends));
+        Ok(ends)
     }
-    for topic in topics {
-        let from: BTreeMap<i32, NextOffset> =
-            from.iter().filter(|((t, _), _)| t == topic).map(|((_, partition), next)| (*partition, NextOffset(*next))).collect();
-        let found = read_to_end(kafka, topic, &from, PATIENCE, |record| note(&mut published, &record))?;
-        ends.extend(found.into_iter().map(|(partition, next)| (((*topic).to_owned(), partition), next.0)));
-    }
-    Ok((published, ends))
-}
 
-/// Recognises what this service wrote; anything else in the topic is somebody else's.
-fn note(published: &mut Published, record: &Record<'_>) {
-    let text = |name: &str| record.header(name).and_then(|v| std::str::from_utf8(v).ok());
-    if let (Some(id), Some(revision)) = (finding_id(record.key), text("revision").and_then(|r| r.parse().ok())) {
-        published.changes.insert((id, revision));
+    fn read(
+        &mut self,
+        topic: &str,
+        from: &BTreeMap<i32, NextOffset>,
+        each: &mut dyn FnMut(&Record<'_>),
+    ) -> Result<BTreeMap<i32, NextOffset>, ServiceError> {
+        Ok(read_to_end(&self.0, topic, from, PATIENCE, |record| each(&record))?)
     }
-    let source = || -> Option<DeadLetterKey> {
-        let index = match text("source-record") {
-            Some(index) => Some(index.parse().ok()?),
-            None => None,
-        };
-        Some((text("source-topic")?.to_owned(), text("source-partition")?.parse().ok()?, text("source-offset")?.parse().ok()?, index))
-    };
-    published.dead_letters.extend(source());
-}
-
-fn finding_id(key: &[u8]) -> Option<FindingId> {
-    let text = std::str::from_utf8(key).ok().filter(|k| k.len() == 32 && k.bytes().all(|b| b.is_ascii_hexdigit()))?;
-    let mut id = [0; 16];
-    for (byte, at) in id.iter_mut().zip((0..).step_by(2)) {
-        *byte = u8::from_str_radix(text.get(at..at + 2)?, 16).ok()?;
-    }
-    Some(FindingId(id))
 }

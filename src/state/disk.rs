@@ -25,16 +25,21 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// When it is not there or can't be read.
     fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send>>;
-    /// Creates a file, empty, replacing one of that name.
+    /// Creates a file, empty, replacing one of that name. Its name is lost with the power until [`Disk::sync_names`].
     ///
     /// # Errors
     /// When the disk refuses.
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
-    /// Renames a synced file, and returns once the new name survives a loss of power.
+    /// Renames a synced file. The new name is lost with the power until [`Disk::sync_names`].
     ///
     /// # Errors
     /// When the disk refuses.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Returns once every name given so far survives a loss of power.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    fn sync_names(&self) -> io::Result<()>;
     /// Returns once what a process that was killed wrote to this file survives a loss of power.
     ///
     /// # Errors
@@ -88,10 +93,6 @@ impl Directory {
             Err(TryLockError::Error(error)) => Err(unusable(error)),
         }
     }
-
-    fn sync_names(&self) -> io::Result<()> {
-        File::open(&self.path)?.sync_all()
-    }
 }
 
 impl DiskFile for File {
@@ -120,14 +121,15 @@ impl Disk for Directory {
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let file = File::create(self.path.join(name))?;
-        self.sync_names()?;
-        Ok(Box::new(file))
+        Ok(Box::new(File::create(self.path.join(name))?))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        std::fs::rename(self.path.join(from), self.path.join(to))?;
-        self.sync_names()
+        std::fs::rename(self.path.join(from), self.path.join(to))
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
     }
 
     fn sync(&self, name: &str) -> io::Result<()> {

@@ -90,13 +90,14 @@ impl Writer {
         self.file.sync()
     }
 
-    /// Gives the sealed file its name.
+    /// Gives the sealed file its name, and returns once that survives a loss of power.
     ///
     /// # Errors
     /// When the disk refuses.
     pub fn rename(self) -> io::Result<u64> {
         drop(self.file);
         self.disk.rename(&temporary(&self.name), &self.name)?;
+        self.disk.sync_names()?;
         Ok(self.bytes)
     }
 }

@@ -50,6 +50,8 @@ pub enum StateError {
 pub struct Recovered {
     /// State at the snapshot.
     pub detector: Detector,
+    /// Number of that snapshot; `None` when nothing was ever stored.
+    pub snapshot: Option<u64>,
     /// Input positions at the snapshot; `None` when nothing was ever stored.
     pub input: Option<Positions>,
     /// Output positions at the snapshot.
@@ -124,7 +126,7 @@ impl Store {
             match snapshot::read(self.disk.open(&name)?, settings.clone()) {
                 Ok(Loaded { detector, input, output }) => {
                     let entries = self.entries_from(*n, &segments, &mut warnings)?;
-                    return Ok(Recovered { detector, input: Some(input), output, entries, next_segment, warnings });
+                    return Ok(Recovered { detector, snapshot: Some(*n), input: Some(input), output, entries, next_segment, warnings });
                 }
                 Err(
                     error @ (SnapshotError::Restore(RestoreError::OtherSettings { .. }) | SnapshotError::Frame(FrameError::Version(_))),
@@ -141,7 +143,15 @@ impl Store {
             Some((name, error)) => Err(StateError::NoGoodSnapshot { name, error }),
             None => {
                 let detector = Detector::new(settings.clone());
-                Ok(Recovered { detector, input: None, output: Positions::new(), entries: Vec::new(), next_segment, warnings })
+                Ok(Recovered {
+                    detector,
+                    snapshot: None,
+                    input: None,
+                    output: Positions::new(),
+                    entries: Vec::new(),
+                    next_segment,
+                    warnings,
+                })
             }
         }
     }
@@ -169,12 +179,14 @@ impl Store {
         Ok(entries)
     }
 
-    /// Begins journal segment `n`.
+    /// Begins journal segment `n`; its name survives a loss of power, what is written to it does once it is synced.
     ///
     /// # Errors
     /// When the disk refuses.
     pub fn begin_segment(&self, n: u64) -> io::Result<Box<dyn DiskFile>> {
-        journal::begin(self.disk.create(&journal_name(n))?)
+        let file = journal::begin(self.disk.create(&journal_name(n))?)?;
+        self.disk.sync_names()?;
+        Ok(file)
     }
 
     /// Begins snapshot `n`, the state before the first entry of segment `n`.
@@ -294,6 +306,9 @@ mod tests {
         }
         fn rename(&self, from: &str, to: &str) -> io::Result<()> {
             self.0.rename(from, to)
+        }
+        fn sync_names(&self) -> io::Result<()> {
+            self.0.sync_names()
         }
         fn sync(&self, name: &str) -> io::Result<()> {
             self.1.lock().unwrap().push(name.to_owned());

@@ -225,7 +225,7 @@ listen = "127.0.0.1:0"
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         let mut all = Vec::new();
         read_to_end(&self.settings(), topic, &BTreeMap::new(), PATIENCE, |record| {
-            let headers = record.headers().map(|(name, value)| (name.to_owned(), text(value))).collect();
+            let headers = record.headers.iter().map(|(name, value)| ((*name).to_owned(), text(value))).collect();
             all.push(Written { key: text(record.key), headers, payload: record.payload.to_vec() });
         })
         .unwrap();

@@ -1,7 +1,6 @@
-//! What the group's decisions, and lost ranges, mean for the source's thread: where each partition goes on, and what is told.
+//! What the group's decisions, and lost ranges, mean for the source's thread: what is fetched, and what is told.
 //!
-//! Invariant: fetching starts at positions that are known here (delivered, stored, or the log's end or start as configured), only when
-//! every partition is owned; librdkafka never chooses one.
+//! Invariant: fetching starts where [`plan`] says, only when every partition is owned; librdkafka never chooses a position.
 
 use crate::host_clock;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,8 +10,9 @@ use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::{Flow, Lane, RETRY, Stopped, Worker, refused};
+use crate::kafka::plan::{self, Known};
 use crate::kafka::position::{PartitionId, TopicPartition};
-use crate::kafka::source::{Assigned, SourceError, SourceEvent, Start};
+use crate::kafka::source::{Assigned, SourceError, SourceEvent};
 
 impl Worker {
     pub(super) fn revoke(&mut self) -> Flow {
@@ -50,52 +50,27 @@ impl Worker {
             }
             return Ok(Ok(()));
         }
-        let mut assigned = Vec::new();
-        let mut gaps = Vec::new();
+        let mut logs = Vec::new();
         for of in all {
-            let (low, high) = match self.io.cluster.ends(&of.topic, of.partition) {
-                Ok(ends) => ends,
+            match self.io.cluster.ends(&of.topic, of.partition) {
+                Ok(ends) => logs.push((of, ends)),
                 Err(error) => return Ok(Err(error.into())),
-            };
-            let known = self.table.id(&of.topic, of.partition).and_then(|id| self.merge.position(id));
-            let stored = known.or_else(|| self.config.positions.get(&(of.topic.clone(), of.partition)).copied());
-            let mut position = match stored {
-                Some(stored) => stored,
-                None if self.config.start == Start::Latest && !self.topic_is_known(&of.topic) => high,
-                None => low,
-            };
-            if position > high {
-                return self.fatal(SourceError::PositionBeyondEnd { partition: of, stored: position, end: high });
             }
-            if position < low {
-                gaps.push((of.clone(), position, low));
-                position = low;
-            }
-            assigned.push((of, position));
         }
-        let assigned: Vec<Assigned> = assigned
-            .into_iter()
-            .map(|(of, position)| Assigned { id: self.table.register(&of.topic, of.partition), of, position })
-            .collect();
-        let topics = &self.config.topics;
-        self.merge.assign(assigned.iter().map(|a| (a.id, self.table.rank(a.id, topics), a.position)));
-        if let Err(error) = self.take(&assigned) {
+        let known = Known { topics: &self.config.topics, positions: &self.config.positions, start: self.config.start };
+        let plan = match plan::go_on(logs, &known, &mut self.table, &self.merge) {
+            Ok(plan) => plan,
+            Err(error) => return self.fatal(error),
+        };
+        if let Err(error) = self.take(&plan.assigned) {
             return Ok(Err(error));
         }
-        self.io.shared.delivered().extend(assigned.iter().map(|a| (a.id, (a.of.clone(), a.position))));
+        self.io.shared.delivered().extend(plan.assigned.iter().map(|a| (a.id, (a.of.clone(), a.position))));
         self.partial = None;
-        self.send(SourceEvent::Assigned(assigned))?;
-        for (of, from, to) in gaps {
-            let partition = self.table.register(&of.topic, of.partition);
-            self.send(SourceEvent::Gap { partition, from, to })?;
+        for event in plan.begun(&self.config.topics, &self.table, &mut self.merge) {
+            self.send(event)?;
         }
         Ok(Ok(()))
-    }
-
-    /// Whether some partition of the topic has been read before, so that one without a position is new and starts at its start.
-    fn topic_is_known(&self, topic: &str) -> bool {
-        self.config.positions.keys().any(|(known, _)| known == topic)
-            || self.table.iter().any(|(id, of)| of.topic == topic && self.merge.position(id).is_some())
     }
 
     /// Starts fetching: each partition into a queue of its own.

@@ -1,0 +1,125 @@
+//! Where each partition of the input goes on. Sans-io: what the group gave, what is known and what the logs hold go in, a plan
+//! comes out.
+//!
+//! Invariant: reading starts at positions that are known here (delivered, stored, or the log's end or start as configured), and
+//! only when every partition is owned.
+
+use std::collections::HashMap;
+
+use crate::kafka::merge::Merge;
+use crate::kafka::position::{NextOffset, PartitionId, PartitionTable, TopicPartition};
+use crate::kafka::source::{Assigned, InputMessage, SourceError, SourceEvent, Start};
+
+/// What is known of the input beside the logs.
+#[derive(Debug)]
+pub struct Known<'a> {
+    /// Input topics; their order decides among equal timestamps.
+    pub topics: &'a [String],
+    /// Stored positions.
+    pub positions: &'a HashMap<(String, i32), NextOffset>,
+    /// Where a topic starts of which nothing is known.
+    pub start: Start,
+}
+
+/// A partition's log: which, and where it starts and ends.
+pub type Log = (TopicPartition, (NextOffset, NextOffset));
+
+/// Where every partition goes on.
+#[derive(Debug)]
+pub struct Plan {
+    /// Where fetching is to begin.
+    pub assigned: Vec<Assigned>,
+    gaps: Vec<SourceEvent>,
+}
+
+/// Plans where every partition goes on, given the logs of all of them. Changes nothing that a second plan would look at, should
+/// fetching fail to begin: a gap must not be forgotten.
+///
+/// # Errors
+/// [`SourceError::PositionBeyondEnd`], which is fatal.
+pub fn go_on(logs: Vec<Log>, known: &Known<'_>, table: &mut PartitionTable, merge: &Merge<InputMessage>) -> Result<Plan, SourceError> {
+    let mut planned = Vec::new();
+    for (of, (low, high)) in logs {
+        let delivered = table.id(&of.topic, of.partition).and_then(|id| merge.position(id));
+        let stored = delivered.or_else(|| known.positions.get(&(of.topic.clone(), of.partition)).copied());
+        let position = match stored {
+            Some(stored) => stored,
+            // A partition that appears beside known ones is new, and starts at its start.
+            None if known.start == Start::Latest && !is_known(&of.topic, known, table, merge) => high,
+            None => low,
+        };
+        if position > high {
+            return Err(SourceError::PositionBeyondEnd { partition: of, stored: position, end: high });
+        }
+        planned.push((of, position, low));
+    }
+    let mut plan = Plan { assigned: Vec::new(), gaps: Vec::new() };
+    for (of, position, low) in planned {
+        let id = table.register(&of.topic, of.partition);
+        if position < low {
+            plan.gaps.push(SourceEvent::Gap { partition: id, from: position, to: low });
+        }
+        plan.assigned.push(Assigned { id, of, position: position.max(low) });
+    }
+    Ok(plan)
+}
+
+impl Plan {
+    /// Fetching has begun: the merge follows, and these events are to be told.
+    pub fn begun(self, topics: &[String], table: &PartitionTable, merge: &mut Merge<InputMessage>) -> Vec<SourceEvent> {
+        merge.assign(self.assigned.iter().map(|a| (a.id, table.rank(a.id, topics), a.position)));
+        let mut events = vec![SourceEvent::Assigned(self.assigned)];
+        events.extend(self.gaps);
+        events
+    }
+}
+
+/// Whether some partition of the topic has been read before.
+fn is_known(topic: &str, known: &Known<'_>, table: &PartitionTable, merge: &Merge<InputMessage>) -> bool {
+    known.positions.keys().any(|(of, _)| of == topic)
+        || table.iter().any(|(id, of): (PartitionId, _)| of.topic == topic && merge.position(id).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_is_told_although_the_first_attempt_to_fetch_failed() {
+        let topics = ["in".to_owned()];
+        let positions = HashMap::from([(("in".to_owned(), 0), NextOffset(3))]);
+        let known = Known { topics: &topics, positions: &positions, start: Start::Earliest };
+        let (mut table, mut merge) = (PartitionTable::new(), Merge::new([]));
+        let logs = || {
+            let log = |partition, low, high| (TopicPartition { topic: "in".to_owned(), partition }, (NextOffset(low), NextOffset(high)));
+            vec![log(0, 5, 9), log(1, 2, 9)]
+        };
+        let failed = go_on(logs(), &known, &mut table, &merge).unwrap();
+        assert_eq!(failed.assigned.len(), 2);
+        drop(failed);
+        let events = go_on(logs(), &known, &mut table, &merge).unwrap().begun(&topics, &table, &mut merge);
+        let gap = SourceEvent::Gap { partition: PartitionId(0), from: NextOffset(3), to: NextOffset(5) };
+        assert_eq!(events[1..], [gap]);
+        assert_eq!((merge.position(PartitionId(0)), merge.position(PartitionId(1))), (Some(NextOffset(5)), Some(NextOffset(2))));
+        let again = go_on(logs(), &known, &mut table, &merge).unwrap().begun(&topics, &table, &mut merge);
+        assert_eq!(again.len(), 1, "once");
+    }
+
+    #[test]
+    fn a_new_topic_starts_as_configured_and_a_new_partition_at_its_start() {
+        let topics = ["in".to_owned()];
+        let log = |partition| (TopicPartition { topic: "in".to_owned(), partition }, (NextOffset(2), NextOffset(9)));
+        let (mut table, merge) = (PartitionTable::new(), Merge::new([]));
+        let positions = HashMap::new();
+        for (start, at) in [(Start::Earliest, 2), (Start::Latest, 9)] {
+            let known = Known { topics: &topics, positions: &positions, start };
+            assert_eq!(go_on(vec![log(0)], &known, &mut table, &merge).unwrap().assigned[0].position, NextOffset(at));
+        }
+        let positions = HashMap::from([(("in".to_owned(), 0), NextOffset(4))]);
+        let known = Known { topics: &topics, positions: &positions, start: Start::Latest };
+        let plan = go_on(vec![log(0), log(1)], &known, &mut table, &merge).unwrap();
+        assert_eq!(plan.assigned.iter().map(|a| a.position.0).collect::<Vec<_>>(), [4, 2]);
+        let known = Known { positions: &HashMap::from([(("in".to_owned(), 0), NextOffset(10))]), ..known };
+        assert!(matches!(go_on(vec![log(0)], &known, &mut table, &merge), Err(SourceError::PositionBeyondEnd { .. })));
+    }
+}

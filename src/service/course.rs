@@ -1,0 +1,365 @@
+//! What the task's thread decides: when the input counts as owned and idle, when snapshots begin, what a drain leaves behind.
+//!
+//! Invariant: work for the publisher is handed on in the order in which the task consumed its input, and a snapshot's fence
+//! stands between what the snapshot holds and what comes after. Nothing is waited for here and no clock is read: the owner
+//! (`core`'s thread, or a simulation) brings events, instants and patience.
+
+use super::publisher::Work;
+use super::snapshots::Piece;
+use super::{ServiceError, Shared, crash};
+use crate::config::Config;
+use crate::defender::batch::Batch;
+use crate::defender::decode::{Decoder, Limits};
+use crate::detector::snapshot::Section;
+use crate::kafka::source::{Payload, SourceEvent};
+use crate::state::snapshot::Positions;
+use crate::task::{Origin, Task, Turnout};
+use crate::time::{Span, Ticks};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use std::time::{Duration, Instant};
+
+/// An event of the source with its messages decoded.
+#[derive(Debug)]
+pub enum Decoded {
+    /// The next messages.
+    Messages {
+        /// What is in them.
+        batch: Batch,
+        /// Where they stand, by the batch's tags.
+        origins: Vec<Origin>,
+    },
+    /// Anything else.
+    Other(SourceEvent),
+}
+
+/// Decodes the messages of an event.
+pub fn decode(decoder: &mut Decoder, event: SourceEvent, limits: impl Fn(Option<Ticks>) -> Limits) -> Decoded {
+    let SourceEvent::Messages(messages) = event else { return Decoded::Other(event) };
+    let (mut batch, mut origins) = (Batch::new(), Vec::with_capacity(messages.len()));
+    for message in messages {
+        let (tag, limits) = (origins.len() as u64, limits(message.timestamp));
+        match message.payload {
+            Payload::Text(text) => batch.push_text(decoder, tag, text, &limits),
+            Payload::Bytes(bytes) => batch.push_message(decoder, tag, &bytes, &limits),
+        }
+        origins.push(Origin { partition: message.partition, offset: message.offset, timestamp: message.timestamp });
+    }
+    Decoded::Messages { batch, origins }
+}
+
+/// How often what is done by time.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Between the beginnings of two snapshots.
+    pub snapshot_interval: Duration,
+    /// How far behind the wall clock the arrival clocks are held while the input is idle; `None`: they stay.
+    pub idle_delay: Option<Span>,
+    /// Bytes of a snapshot that are copied between two batches, and while nothing comes.
+    pub copy: usize,
+}
+
+impl Timing {
+    /// As configured.
+    #[must_use]
+    pub fn of(config: &Config) -> Timing {
+        Timing {
+            snapshot_interval: Duration::from_nanos((config.state.snapshot_interval.0 as u64).saturating_mul(100)),
+            idle_delay: config.input.idle_advance.then_some(config.input.idle_delay),
+            copy: 512 << 10,
+        }
+    }
+}
+
+struct SnapshotUnderWay {
+    fence: Receiver<Positions>,
+    input: Positions,
+}
+
+/// Hears whether a snapshot that the owner has to wait for counts.
+pub type Counts = Receiver<bool>;
+
+/// A task under way.
+pub struct Course {
+    task: Task,
+    shared: Shared,
+    timing: Timing,
+    work: Sender<Work>,
+    pieces: Sender<Piece>,
+    segment: u64,
+    snapshot: Option<SnapshotUnderWay>,
+    snapshot_done: Option<Counts>,
+    last_snapshot: Option<Instant>,
+    caught_up: bool,
+    owns_all: bool,
+    /// A partition holds the others back, and readiness says so.
+    waiting: bool,
+    is_new: bool,
+    turnout: Turnout,
+    rows: Vec<(Section, Vec<u8>)>,
+}
+
+impl Course {
+    /// Begins with a restored task; `segment` is the journal segment just begun.
+    #[must_use]
+    pub fn new(
+        task: Task,
+        shared: Shared,
+        timing: Timing,
+        work: Sender<Work>,
+        pieces: Sender<Piece>,
+        segment: u64,
+        is_new: bool,
+    ) -> Course {
+        Course {
+            task,
+            shared,
+            timing,
+            work,
+            pieces,
+            segment,
+            snapshot: None,
+            snapshot_done: None,
+            last_snapshot: None,
+            caught_up: false,
+            owns_all: false,
+            waiting: false,
+            is_new,
+            turnout: Turnout::default(),
+            rows: Vec::new(),
+        }
+    }
+
+    /// The task, to read.
+    #[must_use]
+    pub fn task(&self) -> &Task {
+        &self.task
+    }
+
+    /// The task, to take its tally.
+    pub(super) fn task_mut(&mut self) -> &mut Task {
+        &mut self.task
+    }
+
+    /// Whether a snapshot is being copied.
+    #[must_use]
+    pub fn is_copying(&self) -> bool {
+        self.snapshot.is_some()
+    }
+
+    /// Whether positions may be told to the consumer group.
+    #[must_use]
+    pub fn may_commit(&self) -> bool {
+        self.owns_all && !self.task.is_replaying()
+    }
+
+    /// Takes messages in merged order.
+    ///
+    /// # Errors
+    /// The publisher is gone.
+    pub fn messages(&mut self, batch: &Batch, origins: &[Origin]) -> Result<(), ServiceError> {
+        self.caught_up = false;
+        if std::mem::take(&mut self.waiting) && self.owns_all && !self.task.is_replaying() {
+            self.shared.health.set_ready();
+        }
+        self.task.batch(batch, origins, &mut self.turnout);
+        if self.task.is_replaying() {
+            origins.iter().for_each(|_| crash::point("replayed"));
+        }
+        self.hand_on()
+    }
+
+    /// Gives the publisher what the task wants written, and the view what has changed. Waits while the publisher is full.
+    fn hand_on(&mut self) -> Result<(), ServiceError> {
+        if self.turnout.is_empty() {
+            return Ok(());
+        }
+        let turnout = std::mem::take(&mut self.turnout);
+        for change in &turnout.changes {
+            self.shared.view.apply(change);
+            self.shared.metrics.finding_changed(change.kind);
+        }
+        if turnout.journal.is_empty() && turnout.publications.is_empty() {
+            return Ok(());
+        }
+        self.send(Work::Step { journal: turnout.journal, publications: turnout.publications })
+    }
+
+    fn send(&mut self, work: Work) -> Result<(), ServiceError> {
+        self.work.send(work).map_err(|_| ServiceError::Ended("publisher"))
+    }
+
+    fn piece(&mut self, piece: Piece) {
+        // The writer outlives the task but for a panic, which is reported where it happens.
+        let _ = self.pieces.send(piece);
+    }
+
+    /// Takes an event that is not messages. When it gives a [`Counts`], nothing more may be taken before that has said true: where
+    /// reading began must be known to a restart before anything depends on it. False is [`ServiceError::FirstSnapshot`].
+    ///
+    /// # Errors
+    /// The source failed for good, or the publisher is gone.
+    pub fn event(&mut self, event: SourceEvent, now: Instant) -> Result<Option<Counts>, ServiceError> {
+        let health = &self.shared.health;
+        match event {
+            SourceEvent::Messages(_) => {}
+            SourceEvent::Assigned(partitions) => {
+                for assigned in &partitions {
+                    self.task.assigned(&assigned.of.topic, assigned.of.partition, assigned.position);
+                }
+                tracing::info!(partitions = partitions.len(), "all input partitions are assigned");
+                self.owns_all = true;
+                if !self.task.is_replaying() {
+                    health.set_ready();
+                }
+                if std::mem::take(&mut self.is_new) {
+                    return self.whole_snapshot(now).map(Some);
+                }
+            }
+            SourceEvent::Revoked => {
+                self.owns_all = false;
+                self.caught_up = false;
+                health.set_unready("partitions are being redistributed in the consumer group");
+            }
+            SourceEvent::PartialAssignment { owned, total } => {
+                self.owns_all = false;
+                let reason = format!(
+                    "another instance is in the consumer group: this one was given {owned} of {total} partitions and answers nothing from part of the data; stop the other instance, or give one of them another input.group_id"
+                );
+                tracing::error!("{reason}");
+                health.set_unready(reason);
+            }
+            SourceEvent::ReplayDone => {
+                self.task.replay_done(&mut self.turnout);
+                self.shared.metrics.messages_replayed(self.task.replayed);
+                if self.task.replayed > 0 {
+                    tracing::info!(messages = self.task.replayed, "the journal is replayed");
+                }
+                self.hand_on()?;
+                self.shared.health.set_ready();
+            }
+            SourceEvent::CaughtUp => {
+                self.caught_up = true;
+                if self.owns_all && !self.task.is_replaying() {
+                    self.shared.health.set_ready();
+                }
+            }
+            SourceEvent::Gap { partition, from, to } => {
+                let of = self.task.partitions().get(partition).map(ToString::to_string).unwrap_or_default();
+                tracing::error!(partition = of, %from, %to, "messages are gone from the input: retention passed the stored position; findings may be missing or wrong for what they held");
+                self.shared.metrics.messages_gone((to.0 - from.0).max(0) as u64);
+                self.task.skipped_to(partition, to);
+            }
+            SourceEvent::Waiting { partition } => {
+                let of = self.task.partitions().get(partition).map(ToString::to_string).unwrap_or_default();
+                tracing::warn!(partition = of, "waiting for a partition that is behind its end; its broker gives nothing");
+                self.waiting = true;
+                health.set_unready(format!("waiting for {of}, which is behind its end and whose broker gives nothing"));
+            }
+            SourceEvent::Error(error) => tracing::warn!(%error, "reading the input failed; trying again"),
+            SourceEvent::Fatal(error) => return Err(ServiceError::Source(error)),
+        }
+        Ok(None)
+    }
+
+    /// Nothing came for a while; `wall` is the host's wall clock.
+    ///
+    /// # Errors
+    /// The publisher is gone.
+    pub fn idle(&mut self, wall: Ticks) -> Result<(), ServiceError> {
+        let Some(delay) = self.timing.idle_delay.filter(|_| self.caught_up && self.owns_all && !self.task.is_replaying()) else {
+            return Ok(());
+        };
+        // By whole seconds: one journal entry a second at most.
+        let second = crate::time::TICKS_PER_SECOND;
+        let to = Ticks(wall.minus(delay).0 / second * second);
+        self.task.idle(to, &mut self.turnout);
+        self.hand_on()
+    }
+
+    fn begin_snapshot(&mut self, now: Instant) -> Result<(), ServiceError> {
+        self.segment += 1;
+        let (fence_in, fence) = bounded(1);
+        self.task.detector_mut().begin_snapshot();
+        self.task.begin_segment();
+        self.snapshot = Some(SnapshotUnderWay { fence, input: self.task.positions().clone() });
+        self.last_snapshot = Some(now);
+        self.piece(Piece::Begin { n: self.segment });
+        self.send(Work::Rotate { segment: self.segment, fence: fence_in })
+    }
+
+    /// Copies a little more of a snapshot under way, or begins one that is due.
+    ///
+    /// # Errors
+    /// The publisher is gone.
+    pub fn continue_snapshot(&mut self, now: Instant) -> Result<(), ServiceError> {
+        if self.snapshot.is_some() {
+            self.copy(self.timing.copy);
+            return Ok(());
+        }
+        if let Some(done) = &self.snapshot_done {
+            match done.try_recv() {
+                Err(crossbeam_channel::TryRecvError::Empty) => return Ok(()),
+                _ => self.snapshot_done = None,
+            }
+        }
+        let due = now.duration_since(*self.last_snapshot.get_or_insert(now)) >= self.timing.snapshot_interval;
+        if !due || self.task.is_replaying() || !self.owns_all {
+            return Ok(());
+        }
+        self.begin_snapshot(now)
+    }
+
+    /// True when the snapshot is wholly handed to the writer.
+    fn copy(&mut self, budget: usize) -> bool {
+        let mut rows = std::mem::take(&mut self.rows);
+        let whole = self.task.detector_mut().snapshot_step(budget, &mut rows);
+        for (section, bytes) in rows.drain(..) {
+            self.piece(Piece::Rows(section, bytes));
+        }
+        self.rows = rows;
+        if whole && let Some(SnapshotUnderWay { fence, input }) = self.snapshot.take() {
+            let (done_in, done) = bounded(1);
+            self.piece(Piece::End { input, fence, done: done_in });
+            self.snapshot_done = Some(done);
+        }
+        whole
+    }
+
+    /// A snapshot from beginning to end.
+    fn whole_snapshot(&mut self, now: Instant) -> Result<Counts, ServiceError> {
+        self.begin_snapshot(now)?;
+        while !self.copy(8 << 20) {}
+        Ok(self.snapshot_done.take().expect("INV: a snapshot that is wholly copied has an end"))
+    }
+
+    /// The snapshot that is being written, if any: a drain waits for it, since one that comes later stands behind it.
+    pub fn unfinished(&mut self) -> Option<Counts> {
+        self.snapshot_done.take()
+    }
+
+    /// No more input: gives up a snapshot that is being copied and makes a last one; `None` when the one before stays the newest,
+    /// since what the journal lists and was not replayed yet is in no snapshot.
+    ///
+    /// # Errors
+    /// The publisher is gone.
+    pub fn last_snapshot(&mut self, now: Instant) -> Result<Option<Counts>, ServiceError> {
+        if self.snapshot.take().is_some() {
+            self.task.detector_mut().abandon_snapshot();
+            self.piece(Piece::Abandon);
+        }
+        if self.task.is_replaying() || self.is_new {
+            return Ok(None);
+        }
+        self.whole_snapshot(now).map(Some)
+    }
+
+    /// Hears when everything that was handed on is acknowledged.
+    ///
+    /// # Errors
+    /// The publisher is gone.
+    pub fn acknowledged(&mut self) -> Result<Receiver<()>, ServiceError> {
+        let (done_in, done) = bounded(1);
+        self.send(Work::Drain { done: done_in })?;
+        Ok(done)
+    }
+}

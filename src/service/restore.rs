@@ -1,0 +1,132 @@
+//! What a start makes of the state directory and the output topics: a task that goes on where the one before it stopped.
+//!
+//! Invariant (INV-once): what stands in an output topic from the snapshot's positions on is known to the task before it says
+//! anything. Which files count is [`crate::state`]'s to say; how topics are read, [`Outputs`]'.
+
+use super::ServiceError;
+use crate::finding::FindingId;
+use crate::kafka::merge::Run;
+use crate::kafka::position::NextOffset;
+use crate::kafka::readback::Record;
+use crate::state::Recovered;
+use crate::state::journal::Entry;
+use crate::state::snapshot::Positions;
+use crate::task::{DeadLetterKey, Format, Published, Task};
+use std::collections::{BTreeMap, HashMap};
+
+/// The output topics as a start reads them: the seam at which tests put a broker of their own.
+pub trait Outputs: Send {
+    /// Where each partition of the topic ends.
+    ///
+    /// # Errors
+    /// No broker answers, or access is refused.
+    fn ends(&mut self, topic: &str) -> Result<BTreeMap<i32, NextOffset>, ServiceError>;
+
+    /// Hands every message from `from` (a partition that is not in it: from its start) to the present end to `each`; returns the
+    /// end of every partition.
+    ///
+    /// # Errors
+    /// See [`ReadbackError`](crate::kafka::readback::ReadbackError).
+    fn read(
+        &mut self,
+        topic: &str,
+        from: &BTreeMap<i32, NextOffset>,
+        each: &mut dyn FnMut(&Record<'_>),
+    ) -> Result<BTreeMap<i32, NextOffset>, ServiceError>;
+}
+
+/// A task that is ready to consume, and what its surroundings need to know.
+#[derive(Debug)]
+pub struct Restored {
+    /// The task.
+    pub task: Task,
+    /// Where the input goes on: topic and partition → next offset.
+    pub positions: HashMap<(String, i32), NextOffset>,
+    /// What of the input comes first, in this order.
+    pub replay: Vec<Run>,
+    /// Where the output topics ended.
+    pub ends: Positions,
+    /// The number of the next journal segment.
+    pub next_segment: u64,
+    /// Nothing was ever stored.
+    pub is_new: bool,
+}
+
+/// Makes a task of what recovery found and what the output topics hold.
+///
+/// # Errors
+/// The output topics can't be read.
+pub fn restore(recovered: Recovered, format: Format, outputs: &mut dyn Outputs) -> Result<Restored, ServiceError> {
+    let Recovered { detector, input, output, entries, next_segment, .. } = recovered;
+    let is_new = input.is_none();
+    let topics = [format.findings_topic.clone(), format.dead_letter_topic.clone()];
+    let (published, ends) = if is_new {
+        // Nothing of this state was ever published: only the ends matter.
+        let mut ends = Positions::new();
+        for topic in &topics {
+            ends.extend(outputs.ends(topic)?.into_iter().map(|(partition, next)| ((topic.clone(), partition), next.0)));
+        }
+        (Published::default(), ends)
+    } else {
+        published_since(outputs, &topics, &output)?
+    };
+    let positions = input.unwrap_or_default();
+    let runs = runs(&entries);
+    let task = Task::new(detector, format, positions.clone(), entries, published);
+    let replay = runs
+        .into_iter()
+        .filter_map(|(topic, partition, upto)| Some(Run { partition: task.partitions().id(&topic, partition)?, upto: NextOffset(upto) }))
+        .collect();
+    let positions = positions.into_iter().map(|(of, next)| (of, NextOffset(next))).collect();
+    Ok(Restored { task, positions, replay, ends, next_segment, is_new })
+}
+
+/// What the topics hold from these positions on, and where they end now.
+pub(super) fn published_since(
+    outputs: &mut dyn Outputs,
+    topics: &[String],
+    from: &Positions,
+) -> Result<(Published, Positions), ServiceError> {
+    let (mut published, mut ends) = (Published::default(), Positions::new());
+    for topic in topics {
+        let from: BTreeMap<i32, NextOffset> =
+            from.iter().filter(|((t, _), _)| t == topic).map(|((_, partition), next)| (*partition, NextOffset(*next))).collect();
+        let found = outputs.read(topic, &from, &mut |record| note(&mut published, record))?;
+        ends.extend(found.into_iter().map(|(partition, next)| ((topic.clone(), partition), next.0)));
+    }
+    Ok((published, ends))
+}
+
+/// The journal's runs for the source, in order.
+fn runs(entries: &[Entry]) -> Vec<(String, i32, i64)> {
+    let run = |entry: &Entry| match entry {
+        Entry::Run { topic, partition, upto } => Some((topic.clone(), *partition, *upto)),
+        Entry::Advance { .. } => None,
+    };
+    entries.iter().filter_map(run).collect()
+}
+
+/// Recognises what this service wrote; anything else in the topic is somebody else's.
+fn note(published: &mut Published, record: &Record<'_>) {
+    let text = |name: &str| record.header(name).and_then(|v| std::str::from_utf8(v).ok());
+    if let (Some(id), Some(revision)) = (finding_id(record.key), text("revision").and_then(|r| r.parse().ok())) {
+        published.changes.insert((id, revision));
+    }
+    let source = || -> Option<DeadLetterKey> {
+        let index = match text("source-record") {
+            Some(index) => Some(index.parse().ok()?),
+            None => None,
+        };
+        Some((text("source-topic")?.to_owned(), text("source-partition")?.parse().ok()?, text("source-offset")?.parse().ok()?, index))
+    };
+    published.dead_letters.extend(source());
+}
+
+fn finding_id(key: &[u8]) -> Option<FindingId> {
+    let text = std::str::from_utf8(key).ok().filter(|k| k.len() == 32 && k.bytes().all(|b| b.is_ascii_hexdigit()))?;
+    let mut id = [0; 16];
+    for (byte, at) in id.iter_mut().zip((0..).step_by(2)) {
+        *byte = u8::from_str_radix(text.get(at..at + 2)?, 16).ok()?;
+    }
+    Some(FindingId(id))
+}
