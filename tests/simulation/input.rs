@@ -1,0 +1,158 @@
+//! What stands in the input topic, and what must come of it.
+
+use std::sync::Arc;
+
+use firstseen::defender::Body;
+use firstseen::defender::batch::Batch;
+use firstseen::defender::decode::{Decoder, Limits};
+use firstseen::detector::{Detector, Settings};
+use firstseen::feed::{DeadLetter, Feed, Output};
+use firstseen::finding::Change;
+use firstseen::finding::json::{headers, key, to_json};
+use firstseen::finding::severity::Privileged;
+use firstseen::fleet::render::{message, render_device, render_network};
+use firstseen::kafka::sink::Outgoing;
+use firstseen::time::{Span, Ticks};
+
+use super::broker::{At, OUTPUTS, partition};
+use super::world::{Chance, Faults};
+use crate::oracle::fleet::{Owned, Shape, generate};
+
+pub(crate) const INPUT: &str = "defender";
+pub(crate) const FINDINGS: &str = "findings";
+pub(crate) const DEAD_LETTERS: &str = "dead-letters";
+
+/// A message of the input.
+#[derive(Clone, Debug)]
+pub(crate) struct Message {
+    pub(crate) offset: i64,
+    pub(crate) timestamp: Option<Ticks>,
+    pub(crate) bytes: Arc<[u8]>,
+    /// When the partition has it.
+    pub(crate) appended: Ticks,
+}
+
+/// The partitions' logs, as they will be in the end.
+pub(crate) type Input = Vec<Vec<Message>>;
+
+/// One step of the order in which the input was consumed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// A message: partition and offset.
+    Message(i32, i64),
+    /// A clock was moved without a record.
+    Advance(String, Ticks),
+}
+
+/// Every change is written at once: nothing is hidden by the next.
+pub(crate) fn settings() -> Settings {
+    Settings { update_interval: Span::ZERO, ..Settings::default() }
+}
+
+fn rendered(owned: &Owned) -> Vec<u8> {
+    let (record, mut out) = (owned.record(), Vec::new());
+    match &record.body {
+        Body::Network(event) => render_network(&mut out, record.arrival, record.tenant, event, false),
+        Body::Device(info) => render_device(&mut out, record.arrival, record.tenant, info, false),
+        Body::Skipped(category) => {
+            let (time, tenant) = (record.arrival, record.tenant);
+            out = format!(r#"{{"time":"{time}","tenantId":"{tenant}","category":"{category}","properties":{{}}}}"#).into_bytes();
+        }
+    }
+    out
+}
+
+/// A small fleet's messages over some partitions, with a few that nobody can read.
+pub(crate) fn input(seed: u64, chance: &mut Chance, faults: Faults) -> Input {
+    let shape = Shape { names: 8, addresses: 14, events: 20 + chance.below(80), tenants: 1 + chance.below(2), ..Shape::SMALL };
+    let records = generate(shape, seed);
+    let partitions = 1 + chance.below(4);
+    let delays: Vec<Span> = (0..partitions).map(|_| if faults.lag { chance.span(Span::hours(30)) } else { Span::ZERO }).collect();
+    let mut input: Input = vec![Vec::new(); partitions];
+    let mut rest = &records[..];
+    while !rest.is_empty() {
+        let (taken, left) = rest.split_at((1 + chance.below(5)).min(rest.len()));
+        rest = left;
+        let mut texts: Vec<Vec<u8>> = taken.iter().map(rendered).collect();
+        if chance.one_in(12) {
+            texts.push(br#"{"time":"yesterday","properties":{}}"#.to_vec());
+        }
+        let bytes = match chance.below(60) {
+            0 => b"\xff\xfe not text".to_vec(),
+            1 => br#"{"records":[{"time":"#.to_vec(),
+            _ => message(&texts),
+        };
+        let at = chance.below(partitions);
+        let arrival = Ticks(taken.first().map_or(0, |r| r.arrival.0) / 10_000 * 10_000);
+        let log = &mut input[at];
+        let (before, last) = log.last().map_or((Ticks::MIN, -1), |m: &Message| (m.appended, m.offset));
+        let late = if faults.lag && chance.percent(30) { chance.span(delays[at]) } else { Span::ZERO };
+        let offset = last + if chance.one_in(9) { 2 } else { 1 };
+        let timestamp = (!chance.one_in(25)).then_some(arrival);
+        log.push(Message { offset, timestamp, bytes: bytes.into(), appended: arrival.plus(late).max(before) });
+    }
+    input
+}
+
+/// Writes down what the feed says, as it is to stand in the output topics.
+struct Scribe<'a> {
+    at: Option<(i32, i64)>,
+    written: &'a mut Vec<Outgoing>,
+}
+
+impl Output for Scribe<'_> {
+    fn change(&mut self, change: Box<Change>) {
+        self.written.push(Outgoing {
+            topic: FINDINGS.to_owned(),
+            key: key(&change).into_bytes(),
+            headers: headers(&change).into_iter().map(|(name, value)| (name.to_owned(), value.into_bytes())).collect(),
+            payload: to_json(&change, &settings(), &Privileged::none()).into_bytes(),
+            token: 0,
+        });
+    }
+
+    fn dead_letter(&mut self, letter: DeadLetter<'_>) {
+        let Some((partition, offset)) = self.at else { return };
+        let mut headers = vec![
+            ("reason".to_owned(), letter.reason.as_str().as_bytes().to_vec()),
+            ("error".to_owned(), letter.error.as_bytes().to_vec()),
+            ("source-topic".to_owned(), INPUT.as_bytes().to_vec()),
+            ("source-partition".to_owned(), partition.to_string().into_bytes()),
+            ("source-offset".to_owned(), offset.to_string().into_bytes()),
+        ];
+        headers.extend(letter.index.map(|index| ("source-record".to_owned(), index.to_string().into_bytes())));
+        let key = format!("{INPUT}/{partition}/{offset}").into_bytes();
+        self.written.push(Outgoing { topic: DEAD_LETTERS.to_owned(), key, headers, payload: letter.raw.to_vec(), token: 0 });
+    }
+}
+
+/// What an undisturbed run writes that takes its input in this order.
+pub(crate) fn undisturbed(input: &Input, order: &[Step]) -> Vec<Outgoing> {
+    let (mut feed, mut decoder, mut written) = (Feed::new(Detector::new(settings())), Decoder::new(), Vec::new());
+    for step in order {
+        match step {
+            Step::Advance(tenant, to) => feed.advance(tenant, *to, &mut Scribe { at: None, written: &mut written }),
+            Step::Message(partition, offset) => {
+                let log = &input[*partition as usize];
+                let Ok(n) = log.binary_search_by_key(offset, |m| m.offset) else { continue };
+                let limits = Limits { independent_clock: log[n].timestamp, max_clock_skew: settings().max_clock_skew };
+                let mut batch = Batch::new();
+                batch.push_message(&mut decoder, 0, &log[n].bytes, &limits);
+                for item in batch.items() {
+                    feed.item(item, &mut Scribe { at: Some((*partition, *offset)), written: &mut written });
+                }
+            }
+        }
+    }
+    written
+}
+
+/// Which messages a partition of an output topic is to hold, in order.
+pub(crate) fn of_partition<'a>(written: &'a [Outgoing], at: &'a At) -> impl Iterator<Item = &'a Outgoing> {
+    written.iter().filter(move |w| w.topic == at.0 && partition(&w.key) == at.1)
+}
+
+/// All partitions of the output topics.
+pub(crate) fn outputs() -> impl Iterator<Item = At> {
+    [FINDINGS, DEAD_LETTERS].into_iter().flat_map(|topic| (0..OUTPUTS).map(move |partition| (topic.to_owned(), partition)))
+}
