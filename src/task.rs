@@ -193,6 +193,12 @@ impl Task {
         self.published.changes.len() + self.published.dead_letters.len()
     }
 
+    /// These turned out to stand in the output topics as well.
+    pub fn also_published(&mut self, more: Published) {
+        self.published.changes.extend(more.changes);
+        self.published.dead_letters.extend(more.dead_letters);
+    }
+
     /// Where each partition goes on.
     #[must_use]
     pub fn positions(&self) -> &Positions {

@@ -5,6 +5,7 @@
 //! (`core`'s thread, or a simulation) brings events, instants and patience.
 
 use super::publisher::Work;
+use super::restore::{Outputs, published_since};
 use super::snapshots::Piece;
 use super::{ServiceError, Shared, crash};
 use crate::config::Config;
@@ -81,6 +82,8 @@ pub type Counts = Receiver<bool>;
 /// A task under way.
 pub struct Course {
     task: Task,
+    /// What the output topics are read with once more, from these ends on.
+    second_reading: Option<(Box<dyn Outputs>, Positions)>,
     shared: Shared,
     timing: Timing,
     work: Sender<Work>,
@@ -112,6 +115,7 @@ impl Course {
     ) -> Course {
         Course {
             task,
+            second_reading: None,
             shared,
             timing,
             work,
@@ -127,6 +131,15 @@ impl Course {
             turnout: Turnout::default(),
             rows: Vec::new(),
         }
+    }
+
+    /// Has the output topics read once more, from `ends` on, when partitions are first assigned. A process that was killed may have
+    /// had messages on their way which the brokers took only after the start had looked; by now the group has given up on it, and so
+    /// have the brokers.
+    #[must_use]
+    pub fn with_second_reading(mut self, outputs: Box<dyn Outputs>, ends: Positions) -> Course {
+        self.second_reading = Some((outputs, ends));
+        self
     }
 
     /// The task, to read.
@@ -197,12 +210,15 @@ impl Course {
     /// reading began must be known to a restart before anything depends on it. False is [`ServiceError::FirstSnapshot`].
     ///
     /// # Errors
-    /// The source failed for good, or the publisher is gone.
+    /// The source failed for good, the publisher is gone, or the output topics can't be read.
     pub fn event(&mut self, event: SourceEvent, now: Instant) -> Result<Option<Counts>, ServiceError> {
         let health = &self.shared.health;
         match event {
             SourceEvent::Messages(_) => {}
             SourceEvent::Assigned(partitions) => {
+                if let Some((mut outputs, ends)) = self.second_reading.take().filter(|_| self.task.is_replaying()) {
+                    self.task.also_published(published_since(&mut *outputs, &ends)?.0);
+                }
                 for assigned in &partitions {
                     self.task.assigned(&assigned.of.topic, assigned.of.partition, assigned.position);
                 }

@@ -12,7 +12,7 @@ use crate::state::Recovered;
 use crate::state::journal::Entry;
 use crate::state::snapshot::Positions;
 use crate::task::{DeadLetterKey, Format, Published, Task};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The output topics as a start reads them: the seam at which tests put a broker of their own.
 pub trait Outputs: Send {
@@ -68,7 +68,7 @@ pub fn restore(recovered: Recovered, format: Format, outputs: &mut dyn Outputs) 
         }
         (Published::default(), ends)
     } else {
-        published_since(outputs, &topics, &output)?
+        read_since(outputs, &topics, &output)?
     };
     let positions = input.unwrap_or_default();
     let runs = runs(&entries);
@@ -82,9 +82,14 @@ pub fn restore(recovered: Recovered, format: Format, outputs: &mut dyn Outputs) 
 }
 
 /// What the topics hold from these positions on, and where they end now.
-pub(super) fn published_since(
+pub(super) fn published_since(outputs: &mut dyn Outputs, from: &Positions) -> Result<(Published, Positions), ServiceError> {
+    let topics: BTreeSet<&String> = from.keys().map(|(topic, _)| topic).collect();
+    read_since(outputs, topics, from)
+}
+
+fn read_since<'a>(
     outputs: &mut dyn Outputs,
-    topics: &[String],
+    topics: impl IntoIterator<Item = &'a String>,
     from: &Positions,
 ) -> Result<(Published, Positions), ServiceError> {
     let (mut published, mut ends) = (Published::default(), Positions::new());

@@ -80,7 +80,7 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     let journal = store.begin_segment(next_segment).map_err(ServiceError::Journal)?;
     let sink = Sink::new(&kafka, SinkLimits::default())?;
     let (work, work_out) = bounded(STEPS);
-    let publisher = Publisher::new(store.clone(), journal, sink, Arc::clone(&shared.metrics), ends, work_out);
+    let publisher = Publisher::new(store.clone(), journal, sink, Arc::clone(&shared.metrics), ends.clone(), work_out);
     let (failed_in, failed) = bounded(1);
     spawn("publisher", move || {
         // Told to the task, which ends for it.
@@ -94,7 +94,8 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     let decoded = spawn_decoders(config, source.events.clone())?;
     shared.metrics.state_restored(begun.elapsed());
     shared.health.set_unready("waiting for partitions to be assigned");
-    let course = Course::new(task, shared.clone(), Timing::of(config), work, pieces, next_segment, is_new);
+    let course = Course::new(task, shared.clone(), Timing::of(config), work, pieces, next_segment, is_new)
+        .with_second_reading(Box::new(outputs), ends);
     Ok(Core::new(course, shared.clone(), store, source, decoded, snapshot_thread, failed))
 }
 

@@ -76,7 +76,7 @@ impl Broker {
     pub(crate) fn next(&self) -> Option<Ticks> {
         let fronts = self.on_its_way.values().filter_map(|queue| queue.front().map(|m| m.arrives));
         let acks = self.acknowledgements.iter().map(|(at, _)| *at);
-        fronts.chain(acks).chain(self.late.iter().map(|(at, ..)| *at)).chain(self.away_until).min()
+        fronts.chain(acks).chain(self.late.iter().map(|(at, ..)| *at)).min().map(|at| at.max(self.away_until.unwrap_or(at)))
     }
 }
 

@@ -83,7 +83,7 @@ pub(crate) fn input(seed: u64, chance: &mut Chance, faults: Faults) -> Input {
             _ => message(&texts),
         };
         let at = chance.below(partitions);
-        let arrival = Ticks(taken.first().map_or(0, |r| r.arrival.0) / 10_000 * 10_000);
+        let arrival = Ticks(taken.iter().map(|r| r.arrival.0).max().unwrap_or(0) / 10_000 * 10_000);
         let log = &mut input[at];
         let (before, last) = log.last().map_or((Ticks::MIN, -1), |m: &Message| (m.appended, m.offset));
         let late = if faults.lag && chance.percent(30) { chance.span(delays[at]) } else { Span::ZERO };

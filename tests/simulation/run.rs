@@ -180,7 +180,7 @@ impl<'a> Life<'a> {
         let (work, work_out) = unbounded();
         let (pieces, pieces_out) = unbounded();
         let waiting = work_out.clone();
-        let publisher = Publisher::new(store.clone(), journal, SimSink(sim.clone()), Arc::clone(&shared.metrics), ends, work_out);
+        let publisher = Publisher::new(store.clone(), journal, SimSink(sim.clone()), Arc::clone(&shared.metrics), ends.clone(), work_out);
         let writer = SnapshotWriter::new(store, Arc::clone(&shared.metrics));
         let source = Source::new(sim, task.partitions().clone(), positions, replay);
         let timing = sim.chance(|c| Timing {
@@ -189,7 +189,8 @@ impl<'a> Life<'a> {
             copy: 1 << (6 + c.below(10)),
         });
         let idle_delay = sim.faults().idle.then(|| sim.chance(|c| c.span(Span::hours(6))));
-        let course = Course::new(task, shared, Timing { idle_delay, ..timing }, work, pieces, next_segment, is_new);
+        let course = Course::new(task, shared, Timing { idle_delay, ..timing }, work, pieces, next_segment, is_new)
+            .with_second_reading(Box::new(outputs), ends);
         let pace = sim.chance(|c| {
             let mut n = || 1 + c.below(12);
             Pace { source: n(), task: n(), publisher: n(), writer: n(), time: 1 }
@@ -409,7 +410,7 @@ pub(crate) fn run(seed: u64, tell: bool) -> Result<Outcome, String> {
             if faults.drains && world.chance.percent(40) {
                 turns = Some(world.chance.log(11));
             } else {
-                world.crash_at = Some(world.effects + world.chance.log(11));
+                world.crash_at = Some(world.effects + world.chance.log(13));
             }
         } else {
             sim.world().crash_at = None;
