@@ -179,12 +179,16 @@ impl Store {
         Ok(entries)
     }
 
-    /// Begins journal segment `n`; its name survives a loss of power, what is written to it does once it is synced.
+    /// Begins journal segment `n`; its name survives a loss of power, what is written to it does once it is synced. A file of that
+    /// name always has its header: one that came back from a loss of power without it could not be told from damage.
     ///
     /// # Errors
     /// When the disk refuses.
     pub fn begin_segment(&self, n: u64) -> io::Result<Box<dyn DiskFile>> {
-        let file = journal::begin(self.disk.create(&journal_name(n))?)?;
+        let name = journal_name(n);
+        let mut file = journal::begin(self.disk.create(&temporary(&name))?)?;
+        file.sync()?;
+        self.disk.rename(&temporary(&name), &name)?;
         self.disk.sync_names()?;
         Ok(file)
     }
