@@ -13,6 +13,7 @@ use crate::finding::severity::Privileged;
 use crate::finding::{Change, FindingId};
 use crate::kafka::position::{NextOffset, PartitionId, PartitionTable};
 use crate::kafka::sink::Outgoing;
+use crate::planted::{self, Bug};
 use crate::state::journal::{Encoder, Entry};
 use crate::state::snapshot::Positions;
 use crate::time::Ticks;
@@ -122,7 +123,7 @@ impl Output for Sorter<'_> {
     fn dead_letter(&mut self, letter: DeadLetter<'_>) {
         let (topic, partition, offset) = self.source.unwrap_or(("", 0, 0));
         let name: DeadLetterKey = (topic.to_owned(), partition, offset, letter.index);
-        if self.published.dead_letters.contains(&name) {
+        if self.published.dead_letters.contains(&name) && !planted::is(Bug::DeadLettersForgotten) {
             return;
         }
         let mut headers = vec![
@@ -292,7 +293,9 @@ impl Task {
         let behind: Vec<String> =
             self.feed.detector.clocks().filter(|(_, clock)| *clock < to).map(|(tenant, _)| tenant.to_owned()).collect();
         for tenant in behind {
-            self.encoder.advance(&tenant, to);
+            if !planted::is(Bug::AdvanceNotJournaled) {
+                self.encoder.advance(&tenant, to);
+            }
             self.replay_advance(&tenant, to, out);
         }
         out.journal.append(&mut self.encoder.take_frame());
@@ -300,7 +303,9 @@ impl Task {
 
     /// A new segment begins: its entries name their partitions anew.
     pub fn begin_segment(&mut self) {
-        self.encoder = Encoder::default();
+        if !planted::is(Bug::SegmentNumbersKept) {
+            self.encoder = Encoder::default();
+        }
     }
 }
 

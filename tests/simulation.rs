@@ -107,3 +107,46 @@ fn a_seed_run_twice_does_the_same_twice() {
         assert_eq!(run(seed, false), run(seed, false), "{}", again(seed));
     }
 }
+
+/// A promise that could be broken unseen would be none: each of these bugs must fail some seed.
+#[cfg(debug_assertions)]
+#[test]
+fn every_planted_bug_is_caught() {
+    use firstseen::planted::{Bug, plant};
+    use std::fmt::Write as _;
+
+    /// No bug may hide for longer.
+    const SEEDS: u64 = 400;
+
+    let only = std::env::var("BUG").ok();
+    let bugs: Vec<Bug> = Bug::ALL.iter().copied().filter(|bug| only.as_ref().is_none_or(|only| format!("{bug:?}") == *only)).collect();
+    let next = AtomicU64::new(0);
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut found: Vec<(usize, Option<(u64, String)>)> = std::thread::scope(|scope| {
+        let work = || {
+            let mut found = Vec::new();
+            loop {
+                let n = next.fetch_add(1, Ordering::AcqRel) as usize;
+                let Some(bug) = bugs.get(n) else { return found };
+                plant(Some(*bug));
+                found.push((n, (0..SEEDS).find_map(|seed| run(seed, false).err().map(|what| (seed, what)))));
+                plant(None);
+            }
+        };
+        (0..workers).map(|_| scope.spawn(work)).collect::<Vec<_>>().into_iter().flat_map(|w| w.join().unwrap()).collect()
+    });
+    found.sort();
+    let mut table = String::new();
+    for (n, found) in &found {
+        let (seeds, what) = found.as_ref().map_or(("none".to_owned(), ""), |(seed, what)| ((seed + 1).to_string(), what.as_str()));
+        let what: String = what.lines().next().unwrap_or_default().chars().take(110).collect();
+        writeln!(table, "  {:<28} {seeds:>4}  {what}", format!("{:?}", bugs[*n])).unwrap();
+    }
+    let unseen = found.iter().filter(|(_, found)| found.is_none()).count();
+    say(&format!(
+        "simulation, planted bugs: {} of {} caught; after how many seeds, and by what:\n{table}",
+        found.len() - unseen,
+        found.len()
+    ));
+    assert_eq!(unseen, 0, "bugs that nobody notices:\n{table}");
+}

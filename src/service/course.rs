@@ -13,6 +13,7 @@ use crate::defender::batch::Batch;
 use crate::defender::decode::{Decoder, Limits};
 use crate::detector::snapshot::Section;
 use crate::kafka::source::{Payload, SourceEvent};
+use crate::planted::{self, Bug};
 use crate::state::snapshot::Positions;
 use crate::task::{Origin, Task, Turnout};
 use crate::time::{Span, Ticks};
@@ -216,7 +217,9 @@ impl Course {
         match event {
             SourceEvent::Messages(_) => {}
             SourceEvent::Assigned(partitions) => {
-                if let Some((mut outputs, ends)) = self.second_reading.take().filter(|_| self.task.is_replaying()) {
+                if let Some((mut outputs, ends)) =
+                    self.second_reading.take().filter(|_| self.task.is_replaying() && !planted::is(Bug::LateWritesNotLookedFor))
+                {
                     self.task.also_published(published_since(&mut *outputs, &ends)?.0);
                 }
                 for assigned in &partitions {
@@ -228,7 +231,8 @@ impl Course {
                     health.set_ready();
                 }
                 if std::mem::take(&mut self.is_new) {
-                    return self.whole_snapshot(now).map(Some);
+                    let counts = self.whole_snapshot(now)?;
+                    return Ok(Some(counts).filter(|_| !planted::is(Bug::FirstSnapshotNotAwaited)));
                 }
             }
             SourceEvent::Revoked => {
@@ -333,7 +337,10 @@ impl Course {
             self.piece(Piece::Rows(section, bytes));
         }
         self.rows = rows;
-        if whole && let Some(SnapshotUnderWay { fence, input }) = self.snapshot.take() {
+        if whole && let Some(SnapshotUnderWay { fence, mut input }) = self.snapshot.take() {
+            if planted::is(Bug::SnapshotPositionsLate) {
+                input.clone_from(self.task.positions());
+            }
             let (done_in, done) = bounded(1);
             self.piece(Piece::End { input, fence, done: done_in });
             self.snapshot_done = Some(done);

@@ -8,6 +8,7 @@ use crate::finding::FindingId;
 use crate::kafka::merge::Run;
 use crate::kafka::position::NextOffset;
 use crate::kafka::readback::Record;
+use crate::planted::{self, Bug};
 use crate::state::Recovered;
 use crate::state::journal::Entry;
 use crate::state::snapshot::Positions;
@@ -60,7 +61,7 @@ pub fn restore(recovered: Recovered, format: Format, outputs: &mut dyn Outputs) 
     let Recovered { detector, input, output, entries, next_segment, .. } = recovered;
     let is_new = input.is_none();
     let topics = [format.findings_topic.clone(), format.dead_letter_topic.clone()];
-    let (published, ends) = if is_new {
+    let (published, ends) = if is_new || planted::is(Bug::OutputReadFromItsEnd) {
         // Nothing of this state was ever published: only the ends matter.
         let mut ends = Positions::new();
         for topic in &topics {
@@ -73,10 +74,13 @@ pub fn restore(recovered: Recovered, format: Format, outputs: &mut dyn Outputs) 
     let positions = input.unwrap_or_default();
     let runs = runs(&entries);
     let task = Task::new(detector, format, positions.clone(), entries, published);
-    let replay = runs
+    let mut replay: Vec<Run> = runs
         .into_iter()
         .filter_map(|(topic, partition, upto)| Some(Run { partition: task.partitions().id(&topic, partition)?, upto: NextOffset(upto) }))
         .collect();
+    if planted::is(Bug::ReplayInAnotherOrder) {
+        replay.sort_by_key(|run| run.partition);
+    }
     let positions = positions.into_iter().map(|(of, next)| (of, NextOffset(next))).collect();
     Ok(Restored { task, positions, replay, ends, next_segment, is_new })
 }

@@ -43,9 +43,25 @@ pub(crate) struct Files {
     durable: BTreeMap<String, usize>,
     pending: Vec<Naming>,
     full_until: Option<Ticks>,
+    /// Snapshots that have got a durable name.
+    snapshots: usize,
+    rotten: bool,
 }
 
 impl Files {
+    /// One byte of the newest snapshot goes bad, once, when there must be one before it. Not one of the format version, which is
+    /// believed: a file of another version is no damaged one.
+    pub(crate) fn rot(&mut self, chance: &mut Chance) {
+        if self.rotten || self.snapshots < 2 {
+            return;
+        }
+        let newest = self.names.iter().rev().find(|(name, _)| name.starts_with("snapshot-") && !name.ends_with(".tmp"));
+        let Some(file) = newest.and_then(|(_, file)| self.files.get_mut(*file)).filter(|file| file.bytes.len() > 12) else { return };
+        let at = 12 + chance.below(file.bytes.len() - 12);
+        file.bytes[at] ^= 1 << chance.below(8);
+        self.rotten = true;
+    }
+
     fn name(&mut self, naming: Naming) {
         naming.carry_out(&mut self.names);
         self.pending.push(naming);
@@ -174,6 +190,8 @@ impl Disk for SimDisk {
     fn sync_names(&self) -> io::Result<()> {
         self.0.effect(format_args!("sync-names"), &[]);
         let mut world = self.0.world();
+        let named = |naming: &&Naming| matches!(naming, Naming::Changed(_, to, _) if to.starts_with("snapshot-"));
+        world.files.snapshots += world.files.pending.iter().filter(named).count();
         world.files.durable = world.files.names.clone();
         world.files.pending.clear();
         Ok(())

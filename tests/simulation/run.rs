@@ -1,7 +1,7 @@
 //! One seed: a process that works, dies and comes back, until the last life is left in peace; then the output topics are judged.
 
 use std::collections::{HashMap, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -410,7 +410,10 @@ pub(crate) fn run(seed: u64, tell: bool) -> Result<Outcome, String> {
             if faults.drains && world.chance.percent(40) {
                 turns = Some(world.chance.log(11));
             } else {
-                world.crash_at = Some(world.effects + world.chance.log(13));
+                world.crash_at = Some(match world.chance.below(3) {
+                    0 => world.effects + world.chance.log(13),
+                    _ => world.effects + 1 + world.chance.below(700) as u64,
+                });
             }
         } else {
             sim.world().crash_at = None;
@@ -436,10 +439,16 @@ pub(crate) fn run(seed: u64, tell: bool) -> Result<Outcome, String> {
                     world.files.power_loss(&mut chance, faults.torn);
                     world.chance = chance;
                 }
+                if faults.rot && world.chance.percent(50) {
+                    let mut chance = world.chance.clone();
+                    world.files.rot(&mut chance);
+                    world.chance = chance;
+                }
                 drop(world);
                 sim.say(format_args!("crash"));
             }
-            Err(payload) => resume_unwind(payload),
+            // What it said stands on standard error.
+            Err(_) => return Err("it panicked".to_owned()),
         }
         sim.world().producer_died();
         let rest = sim.chance(|c| if c.percent(50) { c.span(Span::seconds(20)) } else { c.span(Span::hours(4)) });

@@ -81,6 +81,8 @@ pub(crate) struct Faults {
     pub(crate) slow_sink: bool,
     /// The disk is full for a while.
     pub(crate) full_disk: bool,
+    /// A byte of the newest snapshot goes bad.
+    pub(crate) rot: bool,
     /// The input counts as idle in pauses.
     pub(crate) idle: bool,
 }
@@ -100,6 +102,7 @@ impl Faults {
             broker_away: chance.percent(30),
             slow_sink: chance.percent(40),
             full_disk: chance.percent(30),
+            rot: chance.percent(30),
             idle: chance.percent(60),
         }
     }
