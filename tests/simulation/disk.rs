@@ -85,7 +85,7 @@ impl Files {
             let kept = if chance.percent(40) { 0 } else { chance.below(unsynced + 1) };
             file.bytes.truncate(file.synced + kept);
             if torn && kept > 0 && chance.percent(70) {
-                let from = file.synced + chance.below(kept);
+                let from = file.synced + if chance.percent(30) { 0 } else { chance.below(kept) };
                 let to = from + 1 + chance.below(file.bytes.len() - from);
                 let zeros = chance.percent(50);
                 file.bytes[from..to].iter_mut().for_each(|b| *b = if zeros { 0 } else { *b ^ 0x5A });

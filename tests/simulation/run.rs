@@ -192,7 +192,8 @@ impl<'a> Life<'a> {
         let course = Course::new(task, shared, Timing { idle_delay, ..timing }, work, pieces, next_segment, is_new)
             .with_second_reading(Box::new(outputs), ends);
         let pace = sim.chance(|c| {
-            let mut n = || 1 + c.below(12);
+            // A part that is rarely at work shows what the others do without it.
+            let mut n = || if c.one_in(4) { 1 } else { 3 + c.below(30) };
             Pace { source: n(), task: n(), publisher: n(), writer: n(), time: 1 }
         });
         Ok(Life {
@@ -410,8 +411,9 @@ pub(crate) fn run(seed: u64, tell: bool) -> Result<Outcome, String> {
             if faults.drains && world.chance.percent(40) {
                 turns = Some(world.chance.log(11));
             } else {
-                world.crash_at = Some(match world.chance.below(3) {
+                world.crash_at = Some(match world.chance.below(4) {
                     0 => world.effects + world.chance.log(13),
+                    1 => world.effects + 1 + world.chance.below(70) as u64,
                     _ => world.effects + 1 + world.chance.below(700) as u64,
                 });
             }
