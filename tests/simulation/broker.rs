@@ -13,7 +13,7 @@ use firstseen::time::{Span, Ticks};
 use rdkafka::error::RDKafkaErrorCode;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::input::Input;
+use super::input::{DEAD_LETTERS, Input};
 use super::world::{Sim, World};
 
 /// Partitions of each output topic.
@@ -64,12 +64,12 @@ impl Broker {
 
     /// Nothing is on its way any more.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.outstanding() == 0 && self.late.is_empty()
+        self.outstanding() == 0 && self.ready.is_empty() && self.late.is_empty()
     }
 
-    /// Messages that the producer has no delivery of.
+    /// Messages that the producer has no answer for.
     fn outstanding(&self) -> usize {
-        self.on_its_way.values().map(VecDeque::len).sum::<usize>() + self.acknowledgements.len() + self.ready.len()
+        self.on_its_way.values().map(VecDeque::len).sum::<usize>() + self.acknowledgements.len()
     }
 
     /// When something arrives next.
@@ -122,6 +122,13 @@ impl World {
 pub(crate) const SESSION: Span = Span::minutes(1);
 
 impl Sim {
+    /// How long it takes until something arrives, and a little longer.
+    fn until_next(&self) -> Span {
+        let world = self.world();
+        let next = world.broker.next().map_or(0, |next| next.0 - world.now.0);
+        Span(next.max(0) + Span::seconds(1).0)
+    }
+
     /// Appends what has arrived, and sends acknowledgements.
     pub(crate) fn brokers_work(&self) {
         loop {
@@ -167,9 +174,23 @@ impl Publish for SimSink {
         let limit = if world.faults.slow_sink { 4 } else { 200 };
         if world.broker.outstanding() >= limit {
             world.broker.refused_in_a_row += 1;
+            let again = world.broker.refused_in_a_row > 1;
+            drop(world);
+            if again {
+                // Room comes by itself, since time passes.
+                self.0.pass(self.0.until_next());
+            }
             return Err(PublishError::Full(Box::new(outgoing)));
         }
         world.broker.refused_in_a_row = 0;
+        if outgoing.topic == DEAD_LETTERS && world.faults.largest.is_some_and(|largest| outgoing.payload.len() > largest) {
+            let error = SinkError::TooLarge { topic: outgoing.topic.clone() };
+            if world.chance.percent(50) {
+                return Err(PublishError::Refused(Box::new(outgoing), error));
+            }
+            world.broker.ready.push_back(Delivery { token: outgoing.token, result: Err(error) });
+            return Ok(());
+        }
         if world.broker.failed || (world.faults.produce_errors && world.chance.one_in(150)) {
             world.broker.failed = true;
             let error = SinkError::Failed { topic: outgoing.topic.clone(), code: RDKafkaErrorCode::TopicAuthorizationFailed };
@@ -190,12 +211,7 @@ impl Publish for SimSink {
 
     fn next_delivery(&self, wait: Duration) -> Option<Delivery> {
         if !wait.is_zero() && self.0.world().broker.ready.is_empty() {
-            let span = {
-                let world = self.0.world();
-                let next = world.broker.next().map_or(0, |next| next.0 - world.now.0);
-                Span(next.max(0) + Span::seconds(1).0)
-            };
-            self.0.pass(span);
+            self.0.pass(self.0.until_next());
         }
         self.0.brokers_work();
         let delivery = self.0.world().broker.ready.pop_front()?;

@@ -16,7 +16,7 @@ use firstseen::time::{Span, Ticks};
 
 use super::broker::{At, OUTPUTS, partition};
 use super::world::{Chance, Faults};
-use crate::oracle::fleet::{Owned, Shape, generate};
+use crate::oracle::fleet::{Owned, Shape, generate, start};
 
 pub(crate) const INPUT: &str = "defender";
 pub(crate) const FINDINGS: &str = "findings";
@@ -32,8 +32,16 @@ pub(crate) struct Message {
     pub(crate) appended: Ticks,
 }
 
-/// The partitions' logs, as they will be in the end.
-pub(crate) type Input = Vec<Vec<Message>>;
+/// A partition's log, as it will be in the end.
+#[derive(Clone, Debug)]
+pub(crate) struct Log {
+    /// When the partition is added to the topic.
+    pub(crate) since: Ticks,
+    pub(crate) messages: Vec<Message>,
+}
+
+/// All partitions.
+pub(crate) type Input = Vec<Log>;
 
 /// One step of the order in which the input was consumed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +76,13 @@ pub(crate) fn input(seed: u64, chance: &mut Chance, faults: Faults) -> Input {
     let records = generate(shape, seed);
     let partitions = 1 + chance.below(4);
     let delays: Vec<Span> = (0..partitions).map(|_| if faults.lag { chance.span(Span::hours(30)) } else { Span::ZERO }).collect();
-    let mut input: Input = vec![Vec::new(); partitions];
+    let mut input: Input = (0..partitions)
+        .map(|partition| {
+            let added = partition > 0 && faults.partitions && chance.percent(50);
+            let since = if added { start().plus(chance.span(Span::days(25))) } else { Ticks::MIN };
+            Log { since, messages: Vec::new() }
+        })
+        .collect();
     let mut rest = &records[..];
     while !rest.is_empty() {
         let (taken, left) = rest.split_at((1 + chance.below(5)).min(rest.len()));
@@ -85,11 +99,11 @@ pub(crate) fn input(seed: u64, chance: &mut Chance, faults: Faults) -> Input {
         let at = chance.below(partitions);
         let arrival = Ticks(taken.iter().map(|r| r.arrival.0).max().unwrap_or(0) / 10_000 * 10_000);
         let log = &mut input[at];
-        let (before, last) = log.last().map_or((Ticks::MIN, -1), |m: &Message| (m.appended, m.offset));
+        let (before, last) = log.messages.last().map_or((log.since, -1), |m| (m.appended, m.offset));
         let late = if faults.lag && chance.percent(30) { chance.span(delays[at]) } else { Span::ZERO };
         let offset = last + if chance.one_in(9) { 2 } else { 1 };
         let timestamp = (!chance.one_in(25)).then_some(arrival);
-        log.push(Message { offset, timestamp, bytes: bytes.into(), appended: arrival.plus(late).max(before) });
+        log.messages.push(Message { offset, timestamp, bytes: bytes.into(), appended: arrival.plus(late).max(before) });
     }
     input
 }
@@ -126,14 +140,15 @@ impl Output for Scribe<'_> {
     }
 }
 
-/// What an undisturbed run writes that takes its input in this order.
-pub(crate) fn undisturbed(input: &Input, order: &[Step]) -> Vec<Outgoing> {
+/// What an undisturbed run writes that takes its input in this order. A dead letter with a value of more than `largest` bytes is
+/// written without it.
+pub(crate) fn undisturbed(input: &Input, order: &[Step], largest: Option<usize>) -> Vec<Outgoing> {
     let (mut feed, mut decoder, mut written) = (Feed::new(Detector::new(settings())), Decoder::new(), Vec::new());
     for step in order {
         match step {
             Step::Advance(tenant, to) => feed.advance(tenant, *to, &mut Scribe { at: None, written: &mut written }),
             Step::Message(partition, offset) => {
-                let log = &input[*partition as usize];
+                let log = &input[*partition as usize].messages;
                 let Ok(n) = log.binary_search_by_key(offset, |m| m.offset) else { continue };
                 let limits = Limits { independent_clock: log[n].timestamp, max_clock_skew: settings().max_clock_skew };
                 let mut batch = Batch::new();
@@ -142,6 +157,12 @@ pub(crate) fn undisturbed(input: &Input, order: &[Step]) -> Vec<Outgoing> {
                     feed.item(item, &mut Scribe { at: Some((*partition, *offset)), written: &mut written });
                 }
             }
+        }
+    }
+    for letter in &mut written {
+        if letter.topic == DEAD_LETTERS && largest.is_some_and(|largest| letter.payload.len() > largest) {
+            letter.headers.push(("value-omitted".to_owned(), letter.payload.len().to_string().into_bytes()));
+            letter.payload.clear();
         }
     }
     written

@@ -65,8 +65,9 @@ impl Source {
     pub(crate) fn next(&self) -> Option<Ticks> {
         let now = self.sim.now();
         let world = self.sim.world();
-        let appends = self.lanes.values().filter_map(|lane| world.broker.input[lane.partition].get(lane.next).map(|m| m.appended));
-        appends.chain(self.lanes.values().map(|lane| lane.silent_until)).chain(self.given_at).filter(|at| *at > now).min()
+        let appends = self.lanes.values().filter_map(|lane| world.broker.input[lane.partition].messages.get(lane.next).map(|m| m.appended));
+        let added = world.broker.input.iter().map(|log| log.since);
+        appends.chain(added).chain(self.lanes.values().map(|lane| lane.silent_until)).chain(self.given_at).filter(|at| *at > now).min()
     }
 
     /// Everything that will ever be is delivered.
@@ -75,7 +76,8 @@ impl Source {
         self.caught_up
             && self.events.is_empty()
             && self.given_at.is_none()
-            && self.lanes.values().all(|lane| lane.next == world.broker.input[lane.partition].len())
+            && self.lanes.len() == world.broker.input.len()
+            && self.lanes.values().all(|lane| lane.next == world.broker.input[lane.partition].messages.len())
     }
 
     /// Does a little; false when there is nothing to do.
@@ -86,7 +88,12 @@ impl Source {
         if let Some(at) = self.given_at {
             return if self.sim.now() < at { Ok(false) } else { self.assign() };
         }
-        if self.sim.faults().rebalance && self.sim.chance(|c| c.one_in(150)) {
+        let added = {
+            let world = self.sim.world();
+            world.broker.input.iter().filter(|log| log.since <= world.now).count() > self.lanes.len()
+        };
+        // The group hears of a new partition some time later.
+        if self.sim.chance(|c| added && c.one_in(10)) || (self.sim.faults().rebalance && self.sim.chance(|c| c.one_in(150))) {
             self.revoke();
             return Ok(true);
         }
@@ -107,8 +114,10 @@ impl Source {
             .input
             .iter()
             .zip(0..)
+            .filter(|(log, _)| log.since <= now)
             .map(|(log, partition)| {
-                let end = log.iter().take_while(|m| m.appended <= now).last().map_or(NextOffset(0), |m| NextOffset::after(m.offset));
+                let end =
+                    log.messages.iter().take_while(|m| m.appended <= now).last().map_or(NextOffset(0), |m| NextOffset::after(m.offset));
                 (TopicPartition { topic: INPUT.to_owned(), partition }, (NextOffset(0), end))
             })
             .collect();
@@ -122,7 +131,7 @@ impl Source {
         self.lanes.clear();
         for assigned in &plan.assigned {
             let partition = assigned.of.partition as usize;
-            let next = self.sim.world().broker.input[partition].partition_point(|m| assigned.position.is_past(m.offset));
+            let next = self.sim.world().broker.input[partition].messages.partition_point(|m| assigned.position.is_past(m.offset));
             self.lanes.insert(assigned.id, Lane { partition, next, silent_until: now });
         }
         self.events.extend(plan.begun(&self.topics, &self.table, &mut self.merge));
@@ -164,7 +173,7 @@ impl Source {
                 }
                 let (message, before) = {
                     let world = self.sim.world();
-                    let log = &world.broker.input[lane.partition];
+                    let log = &world.broker.input[lane.partition].messages;
                     let before = lane.next.checked_sub(1).and_then(|n| log.get(n)).cloned();
                     (log.get(lane.next).filter(|m| m.appended <= now).cloned(), before)
                 };
