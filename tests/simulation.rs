@@ -31,7 +31,8 @@ use simulation::run::{Outcome, run};
 
 /// Past the test runner's capture, so that the figures stand in every log.
 fn say(line: &str) {
-    writeln!(std::io::stdout(), "{line}").unwrap();
+    let mut uncaptured = std::io::stdout();
+    writeln!(uncaptured, "{line}").unwrap();
 }
 
 fn number(name: &str) -> Option<u64> {

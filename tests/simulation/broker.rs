@@ -228,7 +228,8 @@ impl Publish for SimSink {
 pub(crate) struct SimOutputs(pub(crate) Sim);
 
 impl SimOutputs {
-    fn logs(&self, topic: &str) -> Result<Vec<(i32, (NextOffset, NextOffset))>, ServiceError> {
+    /// Each partition of the topic with its log's start and end.
+    fn logs(&self, topic: &str) -> Result<BTreeMap<i32, (NextOffset, NextOffset)>, ServiceError> {
         self.0.effect(format_args!("ends {topic}"), &[]);
         let mut world = self.0.world();
         if world.brokers_away() {
