@@ -206,10 +206,12 @@ impl Task {
         &self.positions
     }
 
-    /// The source owns this partition and goes on at `position`; known partitions keep what the task consumed itself.
-    pub fn assigned(&mut self, topic: &str, partition: i32, position: NextOffset) {
-        self.partitions.register(topic, partition);
+    /// The source owns this partition and goes on at `position`; known partitions keep what the task consumed itself. Returns the
+    /// partition's id, which is the source's.
+    pub fn assigned(&mut self, topic: &str, partition: i32, position: NextOffset) -> PartitionId {
+        let id = self.partitions.register(topic, partition);
         self.positions.entry((topic.to_owned(), partition)).or_insert(position.0);
+        id
     }
 
     /// Messages of the partition up to `to` are gone.

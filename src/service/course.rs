@@ -223,7 +223,8 @@ impl Course {
                     self.task.also_published(published_since(&mut *outputs, &ends)?.0);
                 }
                 for assigned in &partitions {
-                    self.task.assigned(&assigned.of.topic, assigned.of.partition, assigned.position);
+                    let id = self.task.assigned(&assigned.of.topic, assigned.of.partition, assigned.position);
+                    debug_assert_eq!(id, assigned.id, "source and task call a partition by the same id");
                 }
                 tracing::info!(partitions = partitions.len(), "all input partitions are assigned");
                 self.owns_all = true;

@@ -18,9 +18,20 @@ use super::broker::{At, OUTPUTS, partition};
 use super::world::{Chance, Faults};
 use crate::oracle::fleet::{Owned, Shape, generate, start};
 
-pub(crate) const INPUT: &str = "defender";
+/// Topics of the input.
+pub(crate) const INPUTS: [&str; 2] = ["defender", "more"];
 pub(crate) const FINDINGS: &str = "findings";
 pub(crate) const DEAD_LETTERS: &str = "dead-letters";
+
+/// Topic and partition of the input's log number `n`: the topics have them in turn.
+pub(crate) fn place(n: i32) -> (&'static str, i32) {
+    (INPUTS[n as usize % 2], n / 2)
+}
+
+/// The inverse of [`place`].
+pub(crate) fn log_of(topic: &str, partition: i32) -> Option<i32> {
+    Some(partition * 2 + INPUTS.iter().position(|of| *of == topic)? as i32)
+}
 
 /// A message of the input.
 #[derive(Clone, Debug)]
@@ -40,13 +51,13 @@ pub(crate) struct Log {
     pub(crate) messages: Vec<Message>,
 }
 
-/// All partitions.
+/// All partitions; see [`place`].
 pub(crate) type Input = Vec<Log>;
 
 /// One step of the order in which the input was consumed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// A message: partition and offset.
+    /// A message: number of its log, and offset.
     Message(i32, i64),
     /// A clock was moved without a record.
     Advance(String, Ticks),
@@ -74,15 +85,16 @@ fn rendered(owned: &Owned) -> Vec<u8> {
 pub(crate) fn input(seed: u64, chance: &mut Chance, faults: Faults) -> Input {
     let shape = Shape { names: 8, addresses: 14, events: 20 + chance.below(80), tenants: 1 + chance.below(2), ..Shape::SMALL };
     let records = generate(shape, seed);
-    let partitions = 1 + chance.below(4);
+    let partitions = 1 + chance.below(6);
     let delays: Vec<Span> = (0..partitions).map(|_| if faults.lag { chance.span(Span::hours(30)) } else { Span::ZERO }).collect();
-    let mut input: Input = (0..partitions)
-        .map(|partition| {
-            let added = partition > 0 && faults.partitions && chance.percent(50);
-            let since = if added { start().plus(chance.span(Span::days(25))) } else { Ticks::MIN };
-            Log { since, messages: Vec::new() }
-        })
-        .collect();
+    let mut input: Input = Vec::new();
+    for n in 0..partitions {
+        let added = n > 1 && faults.partitions && chance.percent(60);
+        let since = if added { start().plus(chance.span(Span::days(25))) } else { Ticks::MIN };
+        // A topic's partitions come in their order.
+        let since = input.get(n.wrapping_sub(2)).map_or(since, |log| log.since.max(since));
+        input.push(Log { since, messages: Vec::new() });
+    }
     let mut rest = &records[..];
     while !rest.is_empty() {
         let (taken, left) = rest.split_at((1 + chance.below(5)).min(rest.len()));
@@ -126,16 +138,17 @@ impl Output for Scribe<'_> {
     }
 
     fn dead_letter(&mut self, letter: DeadLetter<'_>) {
-        let Some((partition, offset)) = self.at else { return };
+        let Some((log, offset)) = self.at else { return };
+        let (topic, partition) = place(log);
         let mut headers = vec![
             ("reason".to_owned(), letter.reason.as_str().as_bytes().to_vec()),
             ("error".to_owned(), letter.error.as_bytes().to_vec()),
-            ("source-topic".to_owned(), INPUT.as_bytes().to_vec()),
+            ("source-topic".to_owned(), topic.as_bytes().to_vec()),
             ("source-partition".to_owned(), partition.to_string().into_bytes()),
             ("source-offset".to_owned(), offset.to_string().into_bytes()),
         ];
         headers.extend(letter.index.map(|index| ("source-record".to_owned(), index.to_string().into_bytes())));
-        let key = format!("{INPUT}/{partition}/{offset}").into_bytes();
+        let key = format!("{topic}/{partition}/{offset}").into_bytes();
         self.written.push(Outgoing { topic: DEAD_LETTERS.to_owned(), key, headers, payload: letter.raw.to_vec(), token: 0 });
     }
 }

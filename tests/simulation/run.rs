@@ -22,7 +22,7 @@ use firstseen::time::{Span, Ticks};
 
 use super::broker::{Broker, SimOutputs, SimSink};
 use super::disk::SimDisk;
-use super::input::{DEAD_LETTERS, FINDINGS, INPUT, Step, input, of_partition, outputs, settings, undisturbed};
+use super::input::{DEAD_LETTERS, FINDINGS, Step, input, log_of, of_partition, outputs, settings, undisturbed};
 use super::source::Source;
 use super::world::{Chance, Crash, Faults, Sim};
 
@@ -89,15 +89,16 @@ impl Truth {
         for entry in &recovered.entries {
             match entry {
                 Entry::Advance { tenant, to } => order.push(Step::Advance(tenant.clone(), *to)),
-                Entry::Run { partition, upto, .. } => {
+                Entry::Run { topic, partition, upto } => {
+                    let n = log_of(topic, *partition).ok_or_else(|| Ended::Wrong(format!("the journal lists {topic}")))?;
                     let last = order.iter().rev().find_map(|step| match step {
-                        Step::Message(p, offset) if p == partition => Some(*offset),
+                        Step::Message(of, offset) if *of == n => Some(*offset),
                         _ => None,
                     });
                     let world = sim.world();
-                    let log = world.broker.input.get(*partition as usize).map_or(&[][..], |log| &log.messages);
+                    let log = world.broker.input.get(n as usize).map_or(&[][..], |log| &log.messages);
                     let run = log.iter().map(|m| m.offset).filter(|offset| last.is_none_or(|last| *offset > last) && offset < upto);
-                    order.extend(run.map(|offset| Step::Message(*partition, offset)));
+                    order.extend(run.map(|offset| Step::Message(n, offset)));
                 }
             }
         }
@@ -111,8 +112,8 @@ impl Truth {
         Ok(())
     }
 
-    fn message(&mut self, partition: i32, offset: i64) -> Result<(), Ended> {
-        let step = Step::Message(partition, offset);
+    fn message(&mut self, log: i32, offset: i64) -> Result<(), Ended> {
+        let step = Step::Message(log, offset);
         while matches!(self.order.get(self.at), Some(Step::Advance(..))) {
             self.at += 1;
         }
@@ -299,9 +300,9 @@ impl<'a> Life<'a> {
         match decode(&mut self.decoder, event, limits) {
             Decoded::Messages { batch, origins } => {
                 for origin in &origins {
-                    let of = self.course.task().partitions().get(origin.partition).cloned();
-                    let of = of.filter(|of| of.topic == INPUT).ok_or_else(|| Ended::Wrong("a message of no partition".to_owned()))?;
-                    self.truth.message(of.partition, origin.offset)?;
+                    let of = self.course.task().partitions().get(origin.partition);
+                    let n = of.and_then(|of| log_of(&of.topic, of.partition));
+                    self.truth.message(n.ok_or_else(|| Ended::Wrong("a message of no partition".to_owned()))?, origin.offset)?;
                 }
                 if self.course.task().is_replaying() {
                     self.outcome.replayed += origins.len() as u64;

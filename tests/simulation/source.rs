@@ -10,7 +10,7 @@ use firstseen::kafka::source::{InputMessage, Payload, SourceEvent, Start};
 use firstseen::time::{Span, Ticks};
 
 use super::broker::SESSION;
-use super::input::INPUT;
+use super::input::{INPUTS, log_of, place};
 use super::run::Ended;
 use super::world::Sim;
 
@@ -18,8 +18,9 @@ use super::world::Sim;
 const EVENTS: usize = 8;
 
 struct Lane {
-    partition: usize,
-    /// Index of the next message to fetch in the partition's log.
+    /// Number of its log.
+    log: usize,
+    /// Index of the next message to fetch.
     next: usize,
     /// Gives nothing before this.
     silent_until: Ticks,
@@ -48,7 +49,7 @@ impl Source {
         let given_at = sim.now().plus(SESSION);
         Source {
             sim: sim.clone(),
-            topics: vec![INPUT.to_owned()],
+            topics: INPUTS.iter().take(sim.world().broker.input.len()).map(|topic| (*topic).to_owned()).collect(),
             table,
             positions,
             merge: Merge::new(replay),
@@ -65,7 +66,7 @@ impl Source {
     pub(crate) fn next(&self) -> Option<Ticks> {
         let now = self.sim.now();
         let world = self.sim.world();
-        let appends = self.lanes.values().filter_map(|lane| world.broker.input[lane.partition].messages.get(lane.next).map(|m| m.appended));
+        let appends = self.lanes.values().filter_map(|lane| world.broker.input[lane.log].messages.get(lane.next).map(|m| m.appended));
         let added = world.broker.input.iter().map(|log| log.since);
         appends.chain(added).chain(self.lanes.values().map(|lane| lane.silent_until)).chain(self.given_at).filter(|at| *at > now).min()
     }
@@ -77,7 +78,7 @@ impl Source {
             && self.events.is_empty()
             && self.given_at.is_none()
             && self.lanes.len() == world.broker.input.len()
-            && self.lanes.values().all(|lane| lane.next == world.broker.input[lane.partition].messages.len())
+            && self.lanes.values().all(|lane| lane.next == world.broker.input[lane.log].messages.len())
     }
 
     /// Does a little; false when there is nothing to do.
@@ -107,22 +108,16 @@ impl Source {
         }
         self.sim.effect(format_args!("assign"), &[]);
         let now = self.sim.now();
-        let logs: Vec<_> = self
-            .sim
-            .world()
-            .broker
-            .input
-            .iter()
-            .zip(0..)
-            .filter(|(log, _)| log.since <= now)
-            .map(|(log, partition)| {
-                let end =
-                    log.messages.iter().take_while(|m| m.appended <= now).last().map_or(NextOffset(0), |m| NextOffset::after(m.offset));
-                (TopicPartition { topic: INPUT.to_owned(), partition }, (NextOffset(0), end))
-            })
-            .collect();
+        let mut logs: Vec<(TopicPartition, (NextOffset, NextOffset))> = Vec::new();
+        for (log, n) in self.sim.world().broker.input.iter().zip(0..).filter(|(log, _)| log.since <= now) {
+            let end = log.messages.iter().take_while(|m| m.appended <= now).last().map_or(NextOffset(0), |m| NextOffset::after(m.offset));
+            let (topic, partition) = place(n);
+            logs.push((TopicPartition { topic: topic.to_owned(), partition }, (NextOffset(0), end)));
+        }
+        // Topic by topic, as the source asks.
+        logs.sort_by_key(|(of, _)| (self.topics.iter().position(|topic| *topic == of.topic), of.partition));
         let known = Known { topics: &self.topics, positions: &self.positions, start: Start::Earliest };
-        let plan = plan::go_on(logs, &known, &mut self.table, &self.merge).map_err(|e| Ended::Wrong(format!("the source refuses: {e}")))?;
+        let plan = plan::go_on(logs, &known, &self.table, &self.merge).map_err(|e| Ended::Wrong(format!("the source refuses: {e}")))?;
         if self.sim.chance(|c| c.one_in(6)) {
             // Fetching can't begin: once more, a little later.
             self.given_at = Some(now.plus(Span::seconds(1)));
@@ -130,11 +125,11 @@ impl Source {
         }
         self.lanes.clear();
         for assigned in &plan.assigned {
-            let partition = assigned.of.partition as usize;
-            let next = self.sim.world().broker.input[partition].messages.partition_point(|m| assigned.position.is_past(m.offset));
-            self.lanes.insert(assigned.id, Lane { partition, next, silent_until: now });
+            let log = log_of(&assigned.of.topic, assigned.of.partition).unwrap_or_default() as usize;
+            let next = self.sim.world().broker.input[log].messages.partition_point(|m| assigned.position.is_past(m.offset));
+            self.lanes.insert(assigned.id, Lane { log, next, silent_until: now });
         }
-        self.events.extend(plan.begun(&self.topics, &self.table, &mut self.merge));
+        self.events.extend(plan.begun(&self.topics, &mut self.table, &mut self.merge));
         self.given_at = None;
         Ok(true)
     }
@@ -173,7 +168,7 @@ impl Source {
                 }
                 let (message, before) = {
                     let world = self.sim.world();
-                    let log = &world.broker.input[lane.partition].messages;
+                    let log = &world.broker.input[lane.log].messages;
                     let before = lane.next.checked_sub(1).and_then(|n| log.get(n)).cloned();
                     (log.get(lane.next).filter(|m| m.appended <= now).cloned(), before)
                 };
@@ -200,7 +195,7 @@ impl Source {
                 lane.next += 1;
                 any = true;
                 if !self.merge.push(*id, message.offset, message.timestamp, input(&message)) {
-                    return Err(Ended::Wrong(format!("offset {} of partition {} was refused", message.offset, lane.partition)));
+                    return Err(Ended::Wrong(format!("offset {} of log {} was refused", message.offset, lane.log)));
                 }
             }
         }
