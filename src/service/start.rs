@@ -44,6 +44,10 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     for warning in &recovered.warnings {
         tracing::warn!("{warning}");
     }
+    let (stored, configured) = (recovered.detector.settings().described(), settings.described());
+    if let Some(((key, stored), (_, configured))) = stored.into_iter().zip(configured).find(|(a, b)| a != b) {
+        return Err(ServiceError::OtherSettings { key, stored, configured });
+    }
     let Recovered { detector, input, output, entries, next_segment, .. } = recovered;
     let is_new = input.is_none();
     let kafka = kafka_settings(config);
