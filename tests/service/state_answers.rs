@@ -10,7 +10,8 @@ use crate::support::kafka::broker;
 
 /// Past the test runner's capture, so that the outcome stands in every log.
 pub(crate) fn say(line: &str) {
-    writeln!(std::io::stdout(), "{line}").unwrap();
+    let mut uncaptured = std::io::stdout();
+    writeln!(uncaptured, "{line}").unwrap();
 }
 
 /// `firstseen state WHAT --state DIR`.
