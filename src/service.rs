@@ -5,6 +5,7 @@
 
 mod core;
 mod crash;
+mod idle;
 mod publisher;
 mod snapshots;
 mod start;

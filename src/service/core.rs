@@ -1,5 +1,6 @@
 //! The thread that owns the task: takes decoded events in order, hands on what they cause, and has snapshots made.
 
+use super::idle::IdleClock;
 use super::publisher::Work;
 use super::snapshots::Piece;
 use super::{DRAIN_WITHIN, ServiceError, Shared, crash};
@@ -13,7 +14,7 @@ use crate::metrics::{Outcome, Tracked};
 use crate::stage::Outlet;
 use crate::state::Store;
 use crate::task::{Origin, Task, Turnout};
-use crate::time::{Span, Ticks};
+use crate::time::Ticks;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -63,7 +64,9 @@ pub(super) struct Core {
     snapshot_done: Option<Receiver<bool>>,
     last_snapshot: Instant,
     snapshot_interval: Duration,
-    idle_delay: Option<Span>,
+    idle_clock: IdleClock,
+    /// The host's clock moves the arrival clock while the input is idle.
+    idle_advance: bool,
     caught_up: bool,
     owns_all: bool,
     /// A partition holds the others back, and readiness says so.
@@ -106,7 +109,8 @@ impl Core {
             snapshot_done: None,
             last_snapshot: now,
             snapshot_interval: Duration::from_nanos((config.state.snapshot_interval.0 as u64).saturating_mul(100)),
-            idle_delay: config.input.idle_advance.then_some(config.input.idle_delay),
+            idle_clock: IdleClock::new(config.input.idle_delay),
+            idle_advance: config.input.idle_advance,
             caught_up: false,
             owns_all: false,
             waiting: false,
@@ -147,6 +151,9 @@ impl Core {
 
     fn messages(&mut self, batch: &Batch, origins: &[Origin]) -> Result<(), ServiceError> {
         self.caught_up = false;
+        if let Some(appended) = origins.iter().filter_map(|origin| origin.timestamp).max() {
+            self.idle_clock.data(appended, host_clock::monotonic());
+        }
         if std::mem::take(&mut self.waiting) && self.owns_all && !self.task.is_replaying() {
             self.shared.health.set_ready();
         }
@@ -284,10 +291,14 @@ impl Core {
 
     /// Nothing came for a while.
     fn idle(&mut self) -> Result<(), ServiceError> {
-        let Some(delay) = self.idle_delay.filter(|_| self.caught_up && self.owns_all && !self.task.is_replaying()) else { return Ok(()) };
-        // By whole seconds: one journal entry a second at most.
-        let second = crate::time::TICKS_PER_SECOND;
-        let to = Ticks(host_clock::now().minus(delay).0 / second * second);
+        if !self.idle_advance || !self.caught_up || !self.owns_all || self.task.is_replaying() {
+            return Ok(());
+        }
+        let now = host_clock::monotonic();
+        if let Some(clock) = self.task.detector().clocks().map(|(_, clock)| clock).max() {
+            self.idle_clock.begin(clock, now);
+        }
+        let Some(to) = self.idle_clock.advance(host_clock::now(), now) else { return Ok(()) };
         self.task.idle(to, &mut self.turnout);
         self.hand_on()
     }
@@ -358,6 +369,11 @@ impl Core {
         }
         self.last_report = host_clock::monotonic();
         let metrics = &self.shared.metrics;
+        if let Some(by) = self.idle_clock.step(host_clock::now(), self.last_report) {
+            let seconds = by / crate::time::TICKS_PER_SECOND;
+            tracing::warn!(seconds, "the host's clock was stepped; the arrival clock does not follow, and no state is lost by it");
+            metrics.host_clock_stepped();
+        }
         let tracked = self.task.detector().tracked();
         for (kind, n) in [
             (Tracked::Connection, tracked.connections),
