@@ -21,15 +21,18 @@ macro_rules! turn {
 }
 
 mod candidate;
+mod check;
 mod connections;
 mod destination;
 mod device;
 mod distinct;
+mod export;
 mod findings;
 mod first_seen;
 mod index;
 mod judge;
 mod message;
+mod settings;
 pub mod sketch;
 mod slab;
 pub mod snapshot;

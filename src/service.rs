@@ -9,6 +9,7 @@
 mod core;
 pub mod course;
 mod crash;
+mod idle;
 pub mod publisher;
 pub mod restore;
 pub mod snapshots;
@@ -42,6 +43,18 @@ pub enum ServiceError {
     /// The state can't be used.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The state was kept by other settings.
+    #[error(
+        "the state was kept with {key} = {stored}, the configuration says {configured}; restore the old value, or start with a new state.dir"
+    )]
+    OtherSettings {
+        /// Configuration key.
+        key: &'static str,
+        /// Its value when the state was written.
+        stored: String,
+        /// Its value now.
+        configured: String,
+    },
     /// The journal can't be written: nothing more may be published.
     #[error("the order journal can't be written: {0}; make room in state.dir and start again, nothing is lost")]
     Journal(io::Error),

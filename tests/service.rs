@@ -16,3 +16,5 @@ mod pressure;
 mod refusals;
 #[path = "service/rig.rs"]
 mod rig;
+#[path = "service/state_answers.rs"]
+mod state_answers;

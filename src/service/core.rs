@@ -64,7 +64,7 @@ impl Core {
             match self.decoded.recv_timeout(if self.course.is_copying() { Duration::from_millis(1) } else { TICK }) {
                 Ok(Decoded::Messages { batch, origins }) => self.messages(&batch, &origins)?,
                 Ok(Decoded::Other(event)) => self.event(event)?,
-                Err(RecvTimeoutError::Timeout) => self.course.idle(host_clock::now())?,
+                Err(RecvTimeoutError::Timeout) => self.course.idle(host_clock::now(), host_clock::monotonic())?,
                 Err(RecvTimeoutError::Disconnected) => return Err(ServiceError::Ended("input")),
             }
             self.course.continue_snapshot(host_clock::monotonic())?;
@@ -77,7 +77,7 @@ impl Core {
     }
 
     fn messages(&mut self, batch: &Batch, origins: &[Origin]) -> Result<(), ServiceError> {
-        self.course.messages(batch, origins)?;
+        self.course.messages(batch, origins, host_clock::monotonic())?;
         self.shared.consumed.fetch_add(origins.len() as u64, Ordering::AcqRel);
         self.count(origins);
         Ok(())
@@ -123,6 +123,11 @@ impl Core {
         }
         self.last_report = host_clock::monotonic();
         let metrics = &self.shared.metrics;
+        if let Some(by) = self.course.host_clock_step(host_clock::now(), self.last_report) {
+            let seconds = by / crate::time::TICKS_PER_SECOND;
+            tracing::warn!(seconds, "the host's clock was stepped; the arrival clock does not follow, and no state is lost by it");
+            metrics.host_clock_stepped();
+        }
         let tracked = self.course.task().detector().tracked();
         for (kind, n) in [
             (Tracked::Connection, tracked.connections),

@@ -4,6 +4,7 @@
 //! stands between what the snapshot holds and what comes after. Nothing is waited for here and no clock is read: the owner
 //! (`core`'s thread, or a simulation) brings events, instants and patience.
 
+use super::idle::IdleClock;
 use super::publisher::Work;
 use super::snapshots::Piece;
 use super::{ServiceError, Shared, crash};
@@ -89,6 +90,7 @@ pub struct Course {
     snapshot: Option<SnapshotUnderWay>,
     snapshot_done: Option<Counts>,
     last_snapshot: Option<Instant>,
+    idle_clock: IdleClock,
     caught_up: bool,
     owns_all: bool,
     /// A partition holds the others back, and readiness says so.
@@ -120,6 +122,7 @@ impl Course {
             snapshot: None,
             snapshot_done: None,
             last_snapshot: None,
+            idle_clock: IdleClock::new(timing.idle_delay.unwrap_or(Span::ZERO)),
             caught_up: false,
             owns_all: false,
             waiting: false,
@@ -152,12 +155,15 @@ impl Course {
         self.owns_all && !self.task.is_replaying()
     }
 
-    /// Takes messages in merged order.
+    /// Takes messages in merged order; `now` is when they came.
     ///
     /// # Errors
     /// The publisher is gone.
-    pub fn messages(&mut self, batch: &Batch, origins: &[Origin]) -> Result<(), ServiceError> {
+    pub fn messages(&mut self, batch: &Batch, origins: &[Origin], now: Instant) -> Result<(), ServiceError> {
         self.caught_up = false;
+        if let Some(appended) = origins.iter().filter_map(|origin| origin.timestamp).max() {
+            self.idle_clock.data(appended, now);
+        }
         if std::mem::take(&mut self.waiting) && self.owns_all && !self.task.is_replaying() {
             self.shared.health.set_ready();
         }
@@ -261,19 +267,26 @@ impl Course {
         Ok(None)
     }
 
-    /// Nothing came for a while; `wall` is the host's wall clock.
+    /// Nothing came for a while; `wall` is the host's wall clock, which a step of it can't move past what the data and the monotonic
+    /// time since bear out.
     ///
     /// # Errors
     /// The publisher is gone.
-    pub fn idle(&mut self, wall: Ticks) -> Result<(), ServiceError> {
-        let Some(delay) = self.timing.idle_delay.filter(|_| self.caught_up && self.owns_all && !self.task.is_replaying()) else {
+    pub fn idle(&mut self, wall: Ticks, now: Instant) -> Result<(), ServiceError> {
+        if self.timing.idle_delay.is_none() || !self.caught_up || !self.owns_all || self.task.is_replaying() {
             return Ok(());
-        };
-        // By whole seconds: one journal entry a second at most.
-        let second = crate::time::TICKS_PER_SECOND;
-        let to = Ticks(wall.minus(delay).0 / second * second);
+        }
+        if let Some(clock) = self.task.detector().clocks().map(|(_, clock)| clock).max() {
+            self.idle_clock.begin(clock, now);
+        }
+        let Some(to) = self.idle_clock.advance(wall, now) else { return Ok(()) };
         self.task.idle(to, &mut self.turnout);
         self.hand_on()
+    }
+
+    /// How far the host's clock was stepped since the last call, in ticks; `None` when it was not.
+    pub fn host_clock_step(&mut self, wall: Ticks, now: Instant) -> Option<i64> {
+        self.idle_clock.step(wall, now)
     }
 
     fn begin_snapshot(&mut self, now: Instant) -> Result<(), ServiceError> {

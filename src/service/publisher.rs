@@ -9,6 +9,7 @@ use crate::kafka::sink::{Delivery, Outgoing, PublishError, Sink, SinkError};
 use crate::metrics::Metrics;
 use crate::state::Store;
 use crate::state::disk::DiskFile;
+use crate::state::journal;
 use crate::state::snapshot::Positions;
 use crate::task::Publication;
 use crate::time::Ticks;
@@ -282,6 +283,8 @@ impl<P: Publish> Publisher<P> {
     }
 
     fn rotate(&mut self, segment: u64, fence: Sender<Positions>) -> Result<(), ServiceError> {
+        journal::end(&mut *self.journal).map_err(ServiceError::Journal)?;
+        self.unsynced = true;
         self.sync()?;
         self.journal = self.store.begin_segment(segment).map_err(ServiceError::Journal)?;
         self.unsynced = true;

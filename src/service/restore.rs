@@ -55,8 +55,12 @@ pub struct Restored {
 /// Makes a task of what recovery found and what the output topics hold.
 ///
 /// # Errors
-/// The output topics can't be read.
+/// The state was kept by other settings, or the output topics can't be read.
 pub fn restore(recovered: Recovered, format: Format, outputs: &mut dyn Outputs) -> Result<Restored, ServiceError> {
+    let (stored, configured) = (recovered.detector.settings().described(), format.settings.described());
+    if let Some(((key, stored), (_, configured))) = stored.into_iter().zip(configured).find(|(a, b)| a != b) {
+        return Err(ServiceError::OtherSettings { key, stored, configured });
+    }
     let Recovered { detector, input, output, entries, next_segment, .. } = recovered;
     let is_new = input.is_none();
     let topics = [format.findings_topic.clone(), format.dead_letter_topic.clone()];

@@ -56,8 +56,8 @@ pub trait Disk: Send + Sync {
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
-    /// Held for the lock on it.
-    _lock: File,
+    /// Held for the lock on it; without it nothing may be changed.
+    lock: Option<File>,
 }
 
 /// Why a state directory can't be used.
@@ -69,6 +69,14 @@ pub enum DirectoryError {
     /// It can't be made or locked.
     #[error("state.dir {path} can't be used: {error}; check that it is a directory which this user may write")]
     Unusable {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// It can't be looked at.
+    #[error("state.dir {path} can't be read: {error}; check the path, and that this user may read it")]
+    Unreadable {
         /// The directory.
         path: PathBuf,
         /// What the system said.
@@ -88,9 +96,27 @@ impl Directory {
         std::fs::create_dir_all(path).map_err(unusable)?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK)).map_err(unusable)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Directory { path: path.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Directory { path: path.to_owned(), lock: Some(lock) }),
             Err(TryLockError::WouldBlock) => Err(DirectoryError::InUse(path.to_owned())),
             Err(TryLockError::Error(error)) => Err(unusable(error)),
+        }
+    }
+
+    /// A directory to look at, also while another process holds it. Every change is refused.
+    ///
+    /// # Errors
+    /// When it is not there or can't be read.
+    pub fn read_only(path: &Path) -> Result<Directory, DirectoryError> {
+        let unreadable = |error| DirectoryError::Unreadable { path: path.to_owned(), error };
+        std::fs::read_dir(path).map_err(unreadable)?;
+        Ok(Directory { path: path.to_owned(), lock: None })
+    }
+
+    /// The file of a name that is to be changed.
+    fn mine(&self, name: &str) -> io::Result<PathBuf> {
+        match self.lock {
+            Some(_) => Ok(self.path.join(name)),
+            None => Err(io::Error::new(io::ErrorKind::PermissionDenied, "the directory was opened to be read")),
         }
     }
 }
@@ -121,11 +147,11 @@ impl Disk for Directory {
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(File::create(self.path.join(name))?))
+        Ok(Box::new(File::create(self.mine(name)?)?))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        std::fs::rename(self.path.join(from), self.path.join(to))
+        std::fs::rename(self.mine(from)?, self.mine(to)?)
     }
 
     fn sync_names(&self) -> io::Result<()> {
@@ -133,11 +159,11 @@ impl Disk for Directory {
     }
 
     fn sync(&self, name: &str) -> io::Result<()> {
-        File::open(self.path.join(name))?.sync_all()
+        File::open(self.mine(name)?)?.sync_all()
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        std::fs::remove_file(self.path.join(name))
+        std::fs::remove_file(self.mine(name)?)
     }
 }
 
@@ -151,6 +177,11 @@ mod tests {
         let held = Directory::open(dir.path()).unwrap();
         let refused = Directory::open(dir.path()).unwrap_err();
         assert!(matches!(refused, DirectoryError::InUse(_)), "{refused}");
+        // Looking needs no lock, and changes nothing.
+        let look = Directory::read_only(dir.path()).unwrap();
+        assert!(look.list().unwrap().is_empty());
+        assert!(look.create("a").is_err() && look.remove("LOCK").is_err() && look.rename("LOCK", "b").is_err());
+        assert!(matches!(Directory::read_only(&dir.path().join("none")), Err(DirectoryError::Unreadable { .. })));
         drop(held);
         Directory::open(dir.path()).unwrap();
     }

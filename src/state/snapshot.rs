@@ -18,15 +18,33 @@ pub enum SnapshotError {
     /// Its frames.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// Its rows.
+    /// Rows of one frame.
+    #[error("the frame at offset {offset}: {error}")]
+    Section {
+        /// Where the frame begins, in bytes from the file's beginning.
+        offset: u64,
+        /// What is wrong.
+        error: RestoreError,
+    },
+    /// Its rows together.
     #[error(transparent)]
     Restore(#[from] RestoreError),
     /// Its positions.
-    #[error("positions: {0}")]
-    Positions(#[from] WireError),
+    #[error("the positions at offset {offset}: {error}")]
+    Positions {
+        /// Where the frame begins, in bytes from the file's beginning.
+        offset: u64,
+        /// What is wrong.
+        error: WireError,
+    },
     /// A frame that no version wrote.
-    #[error("a frame of unknown kind {0}")]
-    Kind(u8),
+    #[error("the frame at offset {offset} is of unknown kind {kind}")]
+    Kind {
+        /// The kind.
+        kind: u8,
+        /// Where the frame begins, in bytes from the file's beginning.
+        offset: u64,
+    },
     /// It has no end frame, or the end counts other frames.
     #[error("it is not whole")]
     NotWhole,
@@ -135,30 +153,38 @@ pub struct Loaded {
     pub input: Positions,
     /// Nothing that the detector says after the snapshot stands before these in the output topics.
     pub output: Positions,
+    /// Payload bytes by kind of frame.
+    pub bytes: BTreeMap<u8, u64>,
+    /// Frames, the end included.
+    pub frames: u64,
 }
 
 /// Reads a snapshot.
 ///
 /// # Errors
-/// When it is damaged, not whole, of another version, or was kept by other settings.
-pub fn read(input: Box<dyn Read + Send>, settings: Settings) -> Result<Loaded, SnapshotError> {
+/// When it is damaged, not whole, or of another version.
+pub fn read(input: Box<dyn Read + Send>) -> Result<Loaded, SnapshotError> {
     let mut frames = Frames::open(BufReader::with_capacity(1 << 20, input), FileKind::Snapshot)?;
-    let mut loaded = Loaded { detector: Detector::new(settings), input: Positions::new(), output: Positions::new() };
-    let mut payload = Vec::new();
+    let (mut detector, mut bytes) = (Detector::new(Settings::default()), BTreeMap::new());
+    let (mut input, mut output, mut payload) = (Positions::new(), Positions::new(), Vec::new());
     while let Some(kind) = frames.next(&mut payload)? {
+        let offset = frames.at;
+        let positions = |payload| decode_positions(payload).map_err(|error| SnapshotError::Positions { offset, error });
+        *bytes.entry(kind).or_default() += payload.len() as u64;
         match kind {
-            INPUT_POSITIONS => loaded.input = decode_positions(&payload)?,
-            OUTPUT_POSITIONS => loaded.output = decode_positions(&payload)?,
+            INPUT_POSITIONS => input = positions(&payload)?,
+            OUTPUT_POSITIONS => output = positions(&payload)?,
             END => {
-                if payload != (frames.frames - 1).to_le_bytes() {
+                // The first frame holds the settings: without them the rows mean nothing.
+                if payload != (frames.frames - 1).to_le_bytes() || !bytes.contains_key(&(Section::Settings as u8)) {
                     return Err(SnapshotError::NotWhole);
                 }
-                loaded.detector.finish_restore()?;
-                return Ok(loaded);
+                detector.finish_restore()?;
+                return Ok(Loaded { detector, input, output, bytes, frames: frames.frames });
             }
-            number => {
-                let section = Section::from_number(number).ok_or(SnapshotError::Kind(number))?;
-                loaded.detector.restore_section(section, &payload)?;
+            kind => {
+                let section = Section::from_number(kind).ok_or(SnapshotError::Kind { kind, offset })?;
+                detector.restore_section(section, &payload).map_err(|error| SnapshotError::Section { offset, error })?;
             }
         }
     }
