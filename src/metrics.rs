@@ -119,6 +119,7 @@ pub struct Metrics {
     replayed: IntCounter,
     gap: IntCounter,
     clock_steps: IntCounter,
+    state_failures: IntCounter,
     suppressed: IntCounterVec,
 }
 
@@ -170,6 +171,7 @@ impl Metrics {
             last_snapshot: Mutex::new(now),
             gap: counter("input_gap_messages_total", "Messages that were gone from the input before they were read."),
             clock_steps: counter("host_clock_steps_total", "Times that the host's clock was stepped by more than a minute."),
+            state_failures: counter("state_write_failures_total", "Attempts to write the state directory that the disk refused."),
             replayed: counter("replayed_messages_total", "Messages read again after a restart."),
             suppressed: counters("suppressed_total", "Changes of findings that a suppression rule marked.", &["rule"]),
             registry,
@@ -280,6 +282,11 @@ impl Metrics {
         self.clock_steps.inc();
     }
 
+    /// The disk refused to write a journal segment or a snapshot.
+    pub fn state_write_failed(&self) {
+        self.state_failures.inc();
+    }
+
     /// A suppression rule of the configuration marked a change.
     pub fn change_suppressed(&self, rule: &str) {
         self.suppressed.with_label_values(&[rule]).inc();
@@ -336,6 +343,7 @@ mod tests {
         m.messages_replayed(12);
         m.messages_gone(13);
         m.host_clock_stepped();
+        m.state_write_failed();
         m.change_suppressed("ours");
         let text = m.text(start + Duration::from_secs(25));
         for line in [
@@ -363,6 +371,7 @@ mod tests {
             "firstseen_replayed_messages_total 12",
             "firstseen_input_gap_messages_total 13",
             "firstseen_host_clock_steps_total 1",
+            "firstseen_state_write_failures_total 1",
             "firstseen_suppressed_total{rule=\"ours\"} 1",
             concat!("firstseen_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         ] {

@@ -58,11 +58,6 @@ pub enum ServiceError {
     /// The journal can't be written: nothing more may be published.
     #[error("the order journal can't be written: {0}; make room in state.dir and start again, nothing is lost")]
     Journal(io::Error),
-    /// The first snapshot can't be written: a restart would not know where reading began.
-    #[error(
-        "the first snapshot can't be written (its error is logged before this); make room in state.dir and start again, nothing is lost"
-    )]
-    FirstSnapshot,
     /// A client could not be made, or no broker answers.
     #[error(transparent)]
     Client(#[from] ClientError),

@@ -8,6 +8,7 @@ pub mod codec;
 pub mod disk;
 pub mod inspect;
 pub mod journal;
+pub mod segment;
 pub mod snapshot;
 pub mod store;
 

@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 const TICK: Duration = Duration::from_millis(100);
 /// How often metrics of the state, lag and positions are brought up to date.
 const REPORT: Duration = Duration::from_secs(1);
+/// How long a disk that refused rests.
+const RETRY: Duration = Duration::from_secs(1);
 
 pub(super) struct Core {
     course: Course,
@@ -84,8 +86,30 @@ impl Core {
     }
 
     fn event(&mut self, event: SourceEvent) -> Result<(), ServiceError> {
-        let Some(first) = self.course.event(event, host_clock::monotonic())? else { return Ok(()) };
-        if counts(&first, host_clock::monotonic() + DRAIN_WITHIN) { Ok(()) } else { Err(ServiceError::FirstSnapshot) }
+        let Some(mut snapshot) = self.course.event(event, host_clock::monotonic())? else { return Ok(()) };
+        let mut failed_before = false;
+        while !self.shared.stop.load(Ordering::Acquire) {
+            if let Ok(outcome) = self.failed.try_recv() {
+                return outcome.and(Err(ServiceError::Ended("publisher")));
+            }
+            match snapshot.recv_timeout(TICK) {
+                Ok(true) => {
+                    if failed_before {
+                        self.shared.health.go_on();
+                    }
+                    return Ok(());
+                }
+                Ok(false) => {
+                    failed_before = true;
+                    self.shared.health.hold_up("a snapshot that must come first can't be written (its error is logged); nothing is consumed until it can. Make room in state.dir: it goes on by itself");
+                    std::thread::park_timeout(RETRY);
+                    snapshot = self.course.whole_snapshot(host_clock::monotonic())?;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(ServiceError::Ended("snapshots")),
+            }
+        }
+        Ok(())
     }
 
     fn count(&mut self, origins: &[Origin]) {

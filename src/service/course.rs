@@ -199,8 +199,9 @@ impl Course {
         let _ = self.pieces.send(piece);
     }
 
-    /// Takes an event that is not messages. When it gives a [`Counts`], nothing more may be taken before that has said true: where
-    /// reading began must be known to a restart before anything depends on it. False is [`ServiceError::FirstSnapshot`].
+    /// Takes an event that is not messages. When it gives a [`Counts`], nothing more may be taken before that has said true: what a
+    /// restart could not find out again (where reading began) must be stored before anything depends on it. When it says false,
+    /// [`Course::whole_snapshot`] tries again.
     ///
     /// # Errors
     /// The source failed for good, or the publisher is gone.
@@ -338,8 +339,15 @@ impl Course {
         whole
     }
 
-    /// A snapshot from beginning to end.
-    fn whole_snapshot(&mut self, now: Instant) -> Result<Counts, ServiceError> {
+    /// A snapshot from beginning to end, instead of one that is being copied.
+    ///
+    /// # Errors
+    /// The publisher is gone.
+    pub fn whole_snapshot(&mut self, now: Instant) -> Result<Counts, ServiceError> {
+        if self.snapshot.take().is_some() {
+            self.task.detector_mut().abandon_snapshot();
+            self.piece(Piece::Abandon);
+        }
         self.begin_snapshot(now)?;
         while !self.copy(8 << 20) {}
         Ok(self.snapshot_done.take().expect("INV: a snapshot that is wholly copied has an end"))
@@ -356,10 +364,6 @@ impl Course {
     /// # Errors
     /// The publisher is gone.
     pub fn last_snapshot(&mut self, now: Instant) -> Result<Option<Counts>, ServiceError> {
-        if self.snapshot.take().is_some() {
-            self.task.detector_mut().abandon_snapshot();
-            self.piece(Piece::Abandon);
-        }
         if self.task.is_replaying() || self.is_new {
             return Ok(None);
         }

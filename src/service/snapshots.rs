@@ -60,6 +60,7 @@ impl SnapshotWriter {
     pub fn write(&mut self, piece: Piece) {
         if let Err(error) = self.piece(piece) {
             self.writer = None;
+            self.metrics.state_write_failed();
             tracing::error!(%error, "a snapshot could not be written; the one before it and the journal still hold everything. Make room in state.dir");
         }
     }

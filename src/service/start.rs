@@ -80,7 +80,7 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     let journal = store.begin_segment(next_segment).map_err(ServiceError::Journal)?;
     let sink = Sink::new(&kafka, SinkLimits::default())?;
     let (work, work_out) = bounded(STEPS);
-    let publisher = Publisher::new(store.clone(), journal, sink, Arc::clone(&shared.metrics), ends, work_out);
+    let publisher = Publisher::new(store.clone(), journal, sink, shared, ends, work_out);
     let (failed_in, failed) = bounded(1);
     spawn("publisher", move || {
         // Told to the task, which ends for it.

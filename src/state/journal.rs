@@ -5,12 +5,11 @@
 //! of it counts, and one that can't be read is damage. One without it was left by a crash, or is still written: where it stops making
 //! sense it was torn, what follows was never synced, and so never depended on. Reading stops there.
 
-use super::codec::{END, FRAME_HEAD, FileKind, FrameError, Frames, JOURNAL_ENTRIES, frame_head, write_frame, write_header};
-use super::disk::DiskFile;
+use super::codec::{END, FRAME_HEAD, FileKind, FrameError, Frames, JOURNAL_ENTRIES, frame_head};
 use crate::detector::wire::WireError;
 use crate::time::Ticks;
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::io::Read;
 
 /// One step of the input's order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,16 +108,6 @@ impl Encoder {
     }
 }
 
-/// Begins a segment's file.
-///
-/// # Errors
-/// When the disk refuses.
-pub fn begin(mut file: Box<dyn DiskFile>) -> io::Result<Box<dyn DiskFile>> {
-    write_header(&mut *file, FileKind::Journal)?;
-    file.flush()?;
-    Ok(file)
-}
-
 /// What a segment holds.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Segment {
@@ -132,15 +121,8 @@ pub struct Segment {
     pub frames: u64,
 }
 
-/// Ends a segment in order. Sync it before the next one begins.
-///
-/// # Errors
-/// When the disk refuses.
-pub fn end(file: &mut dyn DiskFile) -> io::Result<()> {
-    write_frame(file, END, END_PAYLOAD)
-}
-
-const END_PAYLOAD: &[u8] = b"ended";
+/// What the end frame of a segment holds.
+pub(super) const END_PAYLOAD: &[u8] = b"ended";
 
 /// Whether the last bytes of a segment are its end frame.
 fn has_end(bytes: &[u8]) -> bool {
@@ -231,6 +213,7 @@ fn text(at: &mut &[u8]) -> Result<String, WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::codec::{write_frame, write_header};
     use proptest::prelude::*;
 
     fn written(steps: &[(u8, i64)], group: usize) -> (Vec<u8>, Vec<Entry>) {

@@ -58,6 +58,17 @@ pub struct Writer {
     frames: u64,
     /// Bytes written so far.
     pub bytes: u64,
+    named: bool,
+}
+
+/// A snapshot that is given up must not take the room that the next one needs.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if !self.named {
+            // What can't be removed is at the next start.
+            let _ = self.disk.remove(&temporary(&self.name));
+        }
+    }
 }
 
 impl Writer {
@@ -66,9 +77,10 @@ impl Writer {
     /// # Errors
     /// When the disk refuses.
     pub fn begin(disk: Arc<dyn Disk>, name: &str) -> io::Result<Writer> {
-        let mut file = disk.create(&temporary(name))?;
-        write_header(&mut *file, FileKind::Snapshot)?;
-        Ok(Writer { disk, file, name: name.to_owned(), frames: 0, bytes: 12 })
+        let file = disk.create(&temporary(name))?;
+        let mut writer = Writer { disk, file, name: name.to_owned(), frames: 0, bytes: 12, named: false };
+        write_header(&mut *writer.file, FileKind::Snapshot)?;
+        Ok(writer)
     }
 
     fn frame(&mut self, kind: u8, payload: &[u8]) -> io::Result<()> {
@@ -112,9 +124,9 @@ impl Writer {
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn rename(self) -> io::Result<u64> {
-        drop(self.file);
+    pub fn rename(mut self) -> io::Result<u64> {
         self.disk.rename(&temporary(&self.name), &self.name)?;
+        self.named = true;
         self.disk.sync_names()?;
         Ok(self.bytes)
     }

@@ -1,11 +1,12 @@
 //! The state directory as a whole: which snapshot counts, which journal segments follow it, what may be removed.
 
 use super::codec::FrameError;
-use super::disk::{Disk, DiskFile};
+use super::disk::Disk;
 use super::journal::{self, Entry};
+use super::segment::Segment;
 use super::snapshot::{self, Loaded, Positions, SnapshotError, Writer, temporary};
 use crate::detector::{Detector, Settings};
-use std::io;
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 /// Why there is no state to go on with. Nothing is removed without being asked.
@@ -205,8 +206,9 @@ impl Store {
             if !segments.contains(&n) {
                 return Err(problem("is missing".to_owned()));
             }
-            // A killed process may have written more than it synced; what is read here will be published on.
-            self.disk.sync(&name)?;
+            if n == last {
+                self.write_anew(&name)?;
+            }
             let mut segment = match self.disk.open(&name).map_err(FrameError::from).and_then(journal::read) {
                 Ok(segment) => segment,
                 Err(error @ FrameError::Version { .. }) => return Err(StateError::Refused { name, error }),
@@ -222,14 +224,28 @@ impl Store {
         Ok(entries)
     }
 
+    /// A killed process may have written more to its last segment than it synced, and what is read here will be built on. A sync may
+    /// have failed before, and then the system forgets what it could not write and says so only once: so the bytes are written
+    /// again.
+    fn write_anew(&self, name: &str) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        self.disk.open(name)?.read_to_end(&mut bytes)?;
+        let aside = temporary(name);
+        let mut file = self.disk.create(&aside)?;
+        file.write_all(&bytes)?;
+        file.flush()?;
+        file.sync()?;
+        drop(file);
+        self.disk.rename(&aside, name)?;
+        self.disk.sync_names()
+    }
+
     /// Begins journal segment `n`; its name survives a loss of power, what is written to it does once it is synced.
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn begin_segment(&self, n: u64) -> io::Result<Box<dyn DiskFile>> {
-        let file = journal::begin(self.disk.create(&journal_name(n))?)?;
-        self.disk.sync_names()?;
-        Ok(file)
+    pub fn begin_segment(&self, n: u64) -> io::Result<Segment> {
+        Segment::begin(Arc::clone(&self.disk), journal_name(n))
     }
 
     /// Begins snapshot `n`, the state before the first entry of segment `n`.
@@ -261,7 +277,7 @@ impl Store {
 mod tests {
     use super::*;
     use crate::defender::{Body, DeviceInfo, Record};
-    use crate::state::disk::Directory;
+    use crate::state::disk::{Directory, DiskFile};
     use crate::time::Ticks;
 
     fn detector(devices: usize) -> Detector {
@@ -279,7 +295,7 @@ mod tests {
         let mut journal = store.begin_segment(n).unwrap();
         let mut encoder = journal::Encoder::default();
         encoder.message("defender", 0, n as i64 + 1);
-        journal.write_all(&encoder.take_frame()).unwrap();
+        journal.append(&encoder.take_frame());
         journal.sync().unwrap();
         let mut writer = store.begin_snapshot(n).unwrap();
         let mut sections = Vec::new();
@@ -344,7 +360,7 @@ mod tests {
         assert!(matches!(store.recover(&Settings::default()), Err(StateError::NoGoodSnapshot { .. })));
     }
 
-    /// A directory that notes which files are synced by name.
+    /// A directory that notes which files are created.
     struct Noting(Directory, std::sync::Mutex<Vec<String>>);
 
     impl Disk for Noting {
@@ -355,17 +371,17 @@ mod tests {
             self.0.open(name)
         }
         fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+            self.1.lock().unwrap().push(name.to_owned());
             self.0.create(name)
+        }
+        fn reopen(&self, name: &str, at: u64) -> io::Result<Box<dyn DiskFile>> {
+            self.0.reopen(name, at)
         }
         fn rename(&self, from: &str, to: &str) -> io::Result<()> {
             self.0.rename(from, to)
         }
         fn sync_names(&self) -> io::Result<()> {
             self.0.sync_names()
-        }
-        fn sync(&self, name: &str) -> io::Result<()> {
-            self.1.lock().unwrap().push(name.to_owned());
-            self.0.sync(name)
         }
         fn remove(&self, name: &str) -> io::Result<()> {
             self.0.remove(name)
@@ -382,10 +398,12 @@ mod tests {
         let mut journal = store.begin_segment(1).unwrap();
         let mut encoder = journal::Encoder::default();
         encoder.message("defender", 0, 7);
-        journal.write_all(&encoder.take_frame()).unwrap();
+        journal.append(&encoder.take_frame());
+        journal.write().unwrap();
         drop(journal);
+        disk.1.lock().unwrap().clear();
         assert_eq!(store.recover(&Settings::default()).unwrap().entries.len(), 2);
-        assert_eq!(*disk.1.lock().unwrap(), [journal_name(0), journal_name(1)]);
+        assert_eq!(*disk.1.lock().unwrap(), [temporary(&journal_name(1))], "written again: a sync that failed before may have lost it");
     }
 
     #[test]
@@ -397,9 +415,10 @@ mod tests {
         let mut encoder = journal::Encoder::default();
         for upto in 1..9 {
             encoder.message("defender", 0, upto);
-            file.write_all(&encoder.take_frame()).unwrap();
+            file.append(&encoder.take_frame());
         }
-        journal::end(&mut *file).unwrap();
+        file.append_end();
+        file.sync().unwrap();
         assert_eq!(store.recover(&Settings::default()).unwrap().entries.len(), 8);
         let path = dir.path().join(journal_name(0));
         let mut bytes = std::fs::read(&path).unwrap();
