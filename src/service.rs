@@ -20,6 +20,7 @@ use crate::host_clock;
 use crate::http::HttpError;
 use crate::kafka::admin::AdminError;
 use crate::kafka::client::{ClientError, KafkaSettings, Preset};
+use crate::kafka::position::NextOffset;
 use crate::kafka::readback::ReadbackError;
 use crate::kafka::sink::SinkError;
 use crate::kafka::source::SourceError;
@@ -54,6 +55,18 @@ pub enum ServiceError {
         stored: String,
         /// Its value now.
         configured: String,
+    },
+    /// Messages are gone, and the configuration says to stop then.
+    #[error(
+        "{partition}: the messages from offset {from} to {to} are gone from the input (retention passed the stored position) and input.on_gap is \"stop\"; set input.on_gap = \"continue\" to go on without them, or start with a new state.dir"
+    )]
+    Gap {
+        /// The partition.
+        partition: String,
+        /// The first that is gone.
+        from: NextOffset,
+        /// The first that is there.
+        to: NextOffset,
     },
     /// The journal can't be written: nothing more may be published.
     #[error("the order journal can't be written: {0}; make room in state.dir and start again, nothing is lost")]

@@ -15,8 +15,21 @@ use std::collections::BTreeSet;
 #[derive(Serialize)]
 #[serde(tag = "row", rename_all = "snake_case")]
 enum Line<'a> {
-    Tenant { tenant: &'a str, clock: Ticks, observed_since: Ticks },
-    Vendor { tenant: &'a str, company: &'a str, servers: usize },
+    Tenant {
+        tenant: &'a str,
+        clock: Ticks,
+        observed_since: Ticks,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        gap: Option<Ticks>,
+    },
+    Gap {
+        input: &'a str,
+    },
+    Vendor {
+        tenant: &'a str,
+        company: &'a str,
+        servers: usize,
+    },
     Device(Box<DeviceLine<'a>>),
     Connection(Box<ConnectionLine<'a>>),
     Destination(Box<DestinationLine<'a>>),
@@ -141,8 +154,10 @@ impl Detector {
         let mut tenants: Vec<_> = self.tenants.iter().collect();
         tenants.sort_by(|a, b| a.name.cmp(&b.name));
         for tenant in tenants {
-            line(&Line::Tenant { tenant: &tenant.name, clock: tenant.clock, observed_since: tenant.observed_since })?;
+            let gap = Some(tenant.gap).filter(|gap| *gap != Ticks::MIN);
+            line(&Line::Tenant { tenant: &tenant.name, clock: tenant.clock, observed_since: tenant.observed_since, gap })?;
         }
+        self.gaps.iter().try_for_each(|input| line(&Line::Gap { input }))?;
         // A vendor that only rows out of the lookback name is as good as gone.
         let seen = self.devices.rows.iter().flat_map(|(_, d)| d.vendors_within(self.clock_of(d.tenant), &self.settings));
         let mut vendors: Vec<u32> = seen.map(|(vendor, _)| vendor).collect::<BTreeSet<u32>>().into_iter().collect();

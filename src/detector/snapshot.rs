@@ -16,7 +16,7 @@ use crate::time::Ticks;
 pub enum Section {
     /// The settings that the rows were kept by; once, first.
     Settings = 1,
-    /// name, arrival clock, observed since; a row's place is its id; once.
+    /// name, arrival clock, observed since, gap; a row's place is its id; once.
     Tenants = 2,
     /// id, text.
     Strings = 3,
@@ -28,11 +28,13 @@ pub enum Section {
     Devices = 6,
     /// id, connection, gap, count, identities, details, finding.
     Candidates = 7,
+    /// Input lanes in a gap; once.
+    Gaps = 8,
 }
 
 impl Section {
     /// All kinds, in the order of their numbers.
-    pub const ALL: [Section; 7] = [
+    pub const ALL: [Section; 8] = [
         Section::Settings,
         Section::Tenants,
         Section::Strings,
@@ -40,6 +42,7 @@ impl Section {
         Section::Destinations,
         Section::Devices,
         Section::Candidates,
+        Section::Gaps,
     ];
 
     /// The kind of a number.
@@ -79,8 +82,12 @@ impl Detector {
             tenants.put_str(&tenant.name);
             tenants.put_ticks(tenant.clock);
             tenants.put_ticks(tenant.observed_since);
+            tenants.put_ticks(tenant.gap);
         }
-        self.snapshot = Progress { once: vec![(Section::Settings, settings), (Section::Tenants, tenants)], active: true };
+        let mut gaps = Vec::new();
+        self.gaps.iter().for_each(|lane| gaps.put_str(lane));
+        self.snapshot =
+            Progress { once: vec![(Section::Settings, settings), (Section::Tenants, tenants), (Section::Gaps, gaps)], active: true };
         self.strings.rows.begin_copy();
         self.vendors.rows.begin_copy();
         self.destinations.rows.begin_copy();
@@ -153,7 +160,10 @@ impl Detector {
                 while !get.is_empty() {
                     let name = get.str().map_err(unreadable)?;
                     let (clock, since) = (get.ticks().map_err(unreadable)?, get.ticks().map_err(unreadable)?);
-                    self.add_tenant(name, clock, since);
+                    let (gap, id) = (get.ticks().map_err(unreadable)?, self.add_tenant(name, clock, since));
+                    if let Some(tenant) = self.tenants.get_mut(id as usize) {
+                        tenant.gap = gap;
+                    }
                 }
                 Ok(())
             }
@@ -162,6 +172,13 @@ impl Detector {
             Section::Destinations => self.destinations.rows.load(bytes).map_err(unreadable),
             Section::Devices => self.devices.rows.load(bytes).map_err(unreadable),
             Section::Candidates => self.candidates.load(bytes).map_err(unreadable),
+            Section::Gaps => {
+                let mut get = Get(bytes);
+                while !get.is_empty() {
+                    self.gaps.insert(get.str().map_err(unreadable)?.into());
+                }
+                Ok(())
+            }
         }
     }
 

@@ -96,6 +96,9 @@ pub struct Course {
     /// A partition holds the others back, and readiness says so.
     waiting: bool,
     is_new: bool,
+    stop_on_gap: bool,
+    /// A gap was met, and no snapshot holds it yet.
+    gap: bool,
     turnout: Turnout,
     rows: Vec<(Section, Vec<u8>)>,
 }
@@ -127,9 +130,17 @@ impl Course {
             owns_all: false,
             waiting: false,
             is_new,
+            stop_on_gap: false,
+            gap: false,
             turnout: Turnout::default(),
             rows: Vec::new(),
         }
+    }
+
+    /// Ends at a gap in the input instead of going on.
+    #[must_use]
+    pub fn stopping_on_gaps(self, stop_on_gap: bool) -> Course {
+        Course { stop_on_gap, ..self }
     }
 
     /// The task, to read.
@@ -243,6 +254,9 @@ impl Course {
                 }
                 self.hand_on()?;
                 self.shared.health.set_ready();
+                if std::mem::take(&mut self.gap) {
+                    return self.whole_snapshot(now).map(Some);
+                }
             }
             SourceEvent::CaughtUp => {
                 self.caught_up = true;
@@ -252,9 +266,18 @@ impl Course {
             }
             SourceEvent::Gap { partition, from, to } => {
                 let of = self.task.partitions().get(partition).map(ToString::to_string).unwrap_or_default();
-                tracing::error!(partition = of, %from, %to, "messages are gone from the input: retention passed the stored position; findings may be missing or wrong for what they held");
+                if self.stop_on_gap {
+                    return Err(ServiceError::Gap { partition: of, from, to });
+                }
+                tracing::error!(partition = of, %from, %to, "messages are gone from the input: retention passed the stored position; findings may be missing or wrong for what they held, and say so by baseline.gap");
                 self.shared.metrics.messages_gone((to.0 - from.0).max(0) as u64);
                 self.task.skipped_to(partition, to);
+                if self.task.is_replaying() {
+                    // It waits for the replay's end, where what is published and what is known are brought together.
+                    self.gap = true;
+                } else {
+                    return self.whole_snapshot(now).map(Some);
+                }
             }
             SourceEvent::Waiting { partition } => {
                 let of = self.task.partitions().get(partition).map(ToString::to_string).unwrap_or_default();

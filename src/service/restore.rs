@@ -114,7 +114,8 @@ fn runs(entries: &[Entry]) -> Vec<(String, i32, i64)> {
 fn note(published: &mut Published, record: &Record<'_>) {
     let text = |name: &str| record.header(name).and_then(|v| std::str::from_utf8(v).ok());
     if let (Some(id), Some(revision)) = (finding_id(record.key), text("revision").and_then(|r| r.parse().ok())) {
-        published.changes.insert((id, revision));
+        let open = matches!(text("change"), Some("opened" | "updated"));
+        published.note(id, revision, open, record.payload);
     }
     let source = || -> Option<DeadLetterKey> {
         let index = match text("source-record") {

@@ -6,7 +6,7 @@ use super::publisher::Publisher;
 use super::restore::{Outputs, Restored, restore};
 use super::snapshots::SnapshotWriter;
 use super::{ServiceError, Shared, kafka_settings};
-use crate::config::{Config, Start};
+use crate::config::{Config, OnGap, Start};
 use crate::defender::decode::{Decoder, Limits};
 use crate::finding::severity::Privileged;
 use crate::host_clock;
@@ -94,7 +94,8 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     let decoded = spawn_decoders(config, source.events.clone())?;
     shared.metrics.state_restored(begun.elapsed());
     shared.health.set_unready("waiting for partitions to be assigned");
-    let course = Course::new(task, shared.clone(), Timing::of(config), work, pieces, next_segment, is_new);
+    let course = Course::new(task, shared.clone(), Timing::of(config), work, pieces, next_segment, is_new)
+        .stopping_on_gaps(config.input.on_gap == OnGap::Stop);
     Ok(Core::new(course, shared.clone(), store, source, decoded, snapshot_thread, failed))
 }
 
