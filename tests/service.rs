@@ -8,6 +8,8 @@ mod support;
 mod dead_letters;
 #[path = "service/end_to_end.rs"]
 mod end_to_end;
+#[path = "service/input_answers.rs"]
+mod input_answers;
 #[path = "service/kills.rs"]
 mod kills;
 #[path = "service/pressure.rs"]
