@@ -286,7 +286,7 @@ impl Task {
                 // Runs that are finished (or whose messages are gone) and the advances between them come first.
                 while let Some(entry) = entries.pop_front() {
                     match entry {
-                        Entry::Advance { tenant, to } => self.replay_advance(&tenant, to, out),
+                        Entry::Advance { tenant, to } => self.advance(&tenant, to, true, out),
                         Entry::Run { topic, partition, upto } => {
                             if topic == of.topic && partition == of.partition && origin.offset < upto {
                                 if next.0 < upto {
@@ -307,8 +307,8 @@ impl Task {
         }
     }
 
-    fn replay_advance(&mut self, tenant: &str, to: Ticks, out: &mut Turnout) {
-        let (published, replaying, lossy) = (&mut self.published, self.replay.is_some(), self.lossy.as_mut());
+    fn advance(&mut self, tenant: &str, to: Ticks, replaying: bool, out: &mut Turnout) {
+        let (published, lossy) = (&mut self.published, self.lossy.as_mut());
         let mut sorter = Sorter { format: &self.format, published, replaying, lossy, source: None, appended: None, out };
         self.feed.advance(tenant, to, &mut sorter);
     }
@@ -317,7 +317,7 @@ impl Task {
     pub fn replay_done(&mut self, out: &mut Turnout) {
         for entry in self.replay.take().unwrap_or_default() {
             if let Entry::Advance { tenant, to } = entry {
-                self.replay_advance(&tenant, to, out);
+                self.advance(&tenant, to, true, out);
             }
         }
         if let Some(lossy) = self.lossy.take() {
@@ -332,7 +332,7 @@ impl Task {
             self.feed.detector.clocks().filter(|(_, clock)| *clock < to).map(|(tenant, _)| tenant.to_owned()).collect();
         for tenant in behind {
             self.encoder.advance(&tenant, to);
-            self.replay_advance(&tenant, to, out);
+            self.advance(&tenant, to, false, out);
         }
         out.journal.append(&mut self.encoder.take_frame());
     }

@@ -30,10 +30,12 @@ impl Detector {
         !self.gaps.is_empty()
     }
 
-    /// The lane's first message after the gap was applied: what is missing arrived before now. Of a lane without a gap: nothing.
+    /// The lane's next message after the gap was applied: what is missing arrived before now. Of a lane without a gap, and before any
+    /// record was good: nothing.
     pub fn gap_ends(&mut self, lane: &str) {
-        if self.gaps.remove(lane) {
-            let now = self.tenants.iter().map(|t| t.clock).max().unwrap_or(Ticks::MIN);
+        if let Some(now) = self.tenants.iter().map(|t| t.clock).max()
+            && self.gaps.remove(lane)
+        {
             self.tenants.iter_mut().for_each(|tenant| tenant.gap = now);
         }
     }
