@@ -96,6 +96,8 @@ pub struct Task {
     format: Format,
     partitions: PartitionTable,
     positions: Positions,
+    /// By partition: the broker's timestamp of the message before the position.
+    stamps: Vec<Option<Ticks>>,
     encoder: Encoder,
     /// What is left of the journal; `None` when what comes is live.
     replay: Option<VecDeque<Entry>>,
@@ -178,6 +180,7 @@ impl Task {
             format,
             partitions,
             positions,
+            stamps: Vec::new(),
             encoder: Encoder::default(),
             replay: Some(entries.into()),
             published,
@@ -220,6 +223,38 @@ impl Task {
         &self.positions
     }
 
+    /// With the timestamps of the messages before the positions, as [`Task::stamps`] gave them.
+    #[must_use]
+    pub fn with_stamps(mut self, stamps: &Positions) -> Task {
+        for ((topic, partition), at) in stamps {
+            if let Some(id) = self.partitions.id(topic, *partition) {
+                self.stamp(id, Some(Ticks(*at)));
+            }
+        }
+        self
+    }
+
+    /// The broker's timestamps of the messages before the positions, in ticks, as far as they are known: they show later whether the
+    /// topic is still the same.
+    #[must_use]
+    pub fn stamps(&self) -> Positions {
+        let known = self.partitions.iter().filter_map(|(id, of)| {
+            let at = (*self.stamps.get(id.0 as usize)?)?;
+            Some(((of.topic.clone(), of.partition), at.0))
+        });
+        known.collect()
+    }
+
+    fn stamp(&mut self, partition: PartitionId, at: Option<Ticks>) {
+        let place = partition.0 as usize;
+        if place >= self.stamps.len() {
+            self.stamps.resize(place + 1, None);
+        }
+        if let Some(stamp) = self.stamps.get_mut(place) {
+            *stamp = at;
+        }
+    }
+
     /// The source owns this partition and goes on at `position`; known partitions keep what the task consumed itself.
     pub fn assigned(&mut self, topic: &str, partition: i32, position: NextOffset) {
         self.partitions.register(topic, partition);
@@ -232,6 +267,9 @@ impl Task {
     pub fn skipped_to(&mut self, partition: PartitionId, to: NextOffset) {
         if let Some(of) = self.partitions.get(partition) {
             self.feed.detector.gap_begins(&of.to_string());
+            if let Some(stamp) = self.stamps.get_mut(partition.0 as usize) {
+                *stamp = None;
+            }
             if self.replay.is_some() && self.lossy.is_none() {
                 self.lossy = Some(Lossy::new(&self.feed.detector));
             }
@@ -280,6 +318,7 @@ impl Task {
     fn begin_message(&mut self, origin: Origin, out: &mut Turnout) {
         let Some(of) = self.partitions.get(origin.partition).cloned() else { return };
         let next = NextOffset::after(origin.offset);
+        self.stamp(origin.partition, origin.timestamp);
         match self.replay.take() {
             Some(mut entries) => {
                 self.replayed += 1;

@@ -74,6 +74,7 @@ impl Timing {
 struct SnapshotUnderWay {
     fence: Receiver<Positions>,
     input: Positions,
+    stamps: Positions,
 }
 
 /// Hears whether a snapshot that the owner has to wait for counts.
@@ -318,7 +319,7 @@ impl Course {
         let (fence_in, fence) = bounded(1);
         self.task.detector_mut().begin_snapshot();
         self.task.begin_segment();
-        self.snapshot = Some(SnapshotUnderWay { fence, input: self.task.positions().clone() });
+        self.snapshot = Some(SnapshotUnderWay { fence, input: self.task.positions().clone(), stamps: self.task.stamps() });
         self.last_snapshot = Some(now);
         self.piece(Piece::Begin { n: self.segment });
         self.send(Work::Rotate { segment: self.segment, fence: fence_in })
@@ -354,9 +355,9 @@ impl Course {
             self.piece(Piece::Rows(section, bytes));
         }
         self.rows = rows;
-        if whole && let Some(SnapshotUnderWay { fence, input }) = self.snapshot.take() {
+        if whole && let Some(SnapshotUnderWay { fence, input, stamps }) = self.snapshot.take() {
             let (done_in, done) = bounded(1);
-            self.piece(Piece::End { input, fence, done: done_in });
+            self.piece(Piece::End { input, stamps, fence, done: done_in });
             self.snapshot_done = Some(done);
         }
         whole

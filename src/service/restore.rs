@@ -12,6 +12,7 @@ use crate::state::Recovered;
 use crate::state::journal::Entry;
 use crate::state::snapshot::Positions;
 use crate::task::{DeadLetterKey, Format, Published, Task};
+use crate::time::Ticks;
 use std::collections::{BTreeMap, HashMap};
 
 /// The output topics as a start reads them: the seam at which tests put a broker of their own.
@@ -42,6 +43,8 @@ pub struct Restored {
     pub task: Task,
     /// Where the input goes on: topic and partition → next offset.
     pub positions: HashMap<(String, i32), NextOffset>,
+    /// The timestamps of the messages before these, as far as they are known.
+    pub stamps: HashMap<(String, i32), Ticks>,
     /// What of the input comes first, in this order.
     pub replay: Vec<Run>,
     /// Where the output topics ended.
@@ -61,7 +64,7 @@ pub fn restore(recovered: Recovered, format: Format, outputs: &mut dyn Outputs) 
     if let Some(((key, stored), (_, configured))) = stored.into_iter().zip(configured).find(|(a, b)| a != b) {
         return Err(ServiceError::OtherSettings { key, stored, configured });
     }
-    let Recovered { detector, input, output, entries, next_segment, .. } = recovered;
+    let Recovered { detector, input, stamps, output, entries, next_segment, .. } = recovered;
     let is_new = input.is_none();
     let topics = [format.findings_topic.clone(), format.dead_letter_topic.clone()];
     let (published, ends) = if is_new {
@@ -76,13 +79,14 @@ pub fn restore(recovered: Recovered, format: Format, outputs: &mut dyn Outputs) 
     };
     let positions = input.unwrap_or_default();
     let runs = runs(&entries);
-    let task = Task::new(detector, format, positions.clone(), entries, published);
+    let task = Task::new(detector, format, positions.clone(), entries, published).with_stamps(&stamps);
     let replay = runs
         .into_iter()
         .filter_map(|(topic, partition, upto)| Some(Run { partition: task.partitions().id(&topic, partition)?, upto: NextOffset(upto) }))
         .collect();
     let positions = positions.into_iter().map(|(of, next)| (of, NextOffset(next))).collect();
-    Ok(Restored { task, positions, replay, ends, next_segment, is_new })
+    let stamps = stamps.into_iter().map(|(of, at)| (of, Ticks(at))).collect();
+    Ok(Restored { task, positions, stamps, replay, ends, next_segment, is_new })
 }
 
 /// What the topics hold from these positions on, and where they end now.

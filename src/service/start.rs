@@ -54,7 +54,7 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
         privileged: Privileged::new(&config.detection.privileged_servers).unwrap_or_else(|_| Privileged::none()),
     };
     let mut outputs = Brokers(kafka.clone());
-    let Restored { task, positions, replay, ends, next_segment, is_new } = restore(recovered, format, &mut outputs)?;
+    let Restored { task, positions, stamps, replay, ends, next_segment, is_new } = restore(recovered, format, &mut outputs)?;
     for change in task.detector().open_findings() {
         shared.view.apply(&change);
     }
@@ -71,6 +71,7 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     let mut source_config = SourceConfig::new(kafka.clone(), config.input.topics.clone());
     source_config.table = task.partitions().clone();
     source_config.positions = positions;
+    source_config.stamps = stamps;
     source_config.replay = replay;
     source_config.start = match config.input.start {
         Start::Earliest => source::Start::Earliest,

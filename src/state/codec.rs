@@ -5,6 +5,7 @@
 //! | 1–7 | the detector's sections, see [`crate::detector::snapshot::Section`] | snapshot |
 //! | 32 | input positions: (topic, partition, next offset) | snapshot |
 //! | 33 | output positions: (topic, partition, next offset) | snapshot |
+//! | 34 | timestamps of the messages before the input positions | snapshot |
 //! | 48 | journal entries | journal |
 //! | 127 | end: how many frames came before it; a snapshot without it is not whole, a journal segment without it was not ended in order | both |
 //!
@@ -19,6 +20,8 @@ pub const FORMAT_VERSION: u32 = 2;
 pub const INPUT_POSITIONS: u8 = 32;
 /// Output positions.
 pub const OUTPUT_POSITIONS: u8 = 33;
+/// Timestamps of the messages before the input positions.
+pub const INPUT_STAMPS: u8 = 34;
 /// A group of journal entries.
 pub const JOURNAL_ENTRIES: u8 = 48;
 /// The end of a snapshot.

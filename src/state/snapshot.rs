@@ -1,6 +1,6 @@
 //! Snapshot files: written aside, synced, then renamed, so that a file of that name is whole or damaged, never half.
 
-use super::codec::{END, FileKind, FrameError, Frames, INPUT_POSITIONS, OUTPUT_POSITIONS, write_frame, write_header};
+use super::codec::{END, FileKind, FrameError, Frames, INPUT_POSITIONS, INPUT_STAMPS, OUTPUT_POSITIONS, write_frame, write_header};
 use super::disk::{Disk, DiskFile};
 use crate::detector::snapshot::{RestoreError, Section};
 use crate::detector::wire::{Get, Put, WireError};
@@ -107,6 +107,14 @@ impl Writer {
         self.rename()
     }
 
+    /// Writes the broker's timestamps, in ticks, of the messages before the input positions, as far as they are known.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn stamps(&mut self, stamps: &Positions) -> io::Result<()> {
+        self.frame(INPUT_STAMPS, &encode_positions(stamps))
+    }
+
     /// Writes positions and the end, and syncs: the file is whole, and does not count before [`Writer::rename`].
     ///
     /// # Errors
@@ -163,6 +171,8 @@ pub struct Loaded {
     pub detector: Detector,
     /// Where the input stood.
     pub input: Positions,
+    /// The broker's timestamps of the messages before these, in ticks, as far as they are known.
+    pub stamps: Positions,
     /// Nothing that the detector says after the snapshot stands before these in the output topics.
     pub output: Positions,
     /// Payload bytes by kind of frame.
@@ -179,12 +189,14 @@ pub fn read(input: Box<dyn Read + Send>) -> Result<Loaded, SnapshotError> {
     let mut frames = Frames::open(BufReader::with_capacity(1 << 20, input), FileKind::Snapshot)?;
     let (mut detector, mut bytes) = (Detector::new(Settings::default()), BTreeMap::new());
     let (mut input, mut output, mut payload) = (Positions::new(), Positions::new(), Vec::new());
+    let mut stamps = Positions::new();
     while let Some(kind) = frames.next(&mut payload)? {
         let offset = frames.at;
         let positions = |payload| decode_positions(payload).map_err(|error| SnapshotError::Positions { offset, error });
         *bytes.entry(kind).or_default() += payload.len() as u64;
         match kind {
             INPUT_POSITIONS => input = positions(&payload)?,
+            INPUT_STAMPS => stamps = positions(&payload)?,
             OUTPUT_POSITIONS => output = positions(&payload)?,
             END => {
                 // The first frame holds the settings: without them the rows mean nothing.
@@ -192,7 +204,7 @@ pub fn read(input: Box<dyn Read + Send>) -> Result<Loaded, SnapshotError> {
                     return Err(SnapshotError::NotWhole);
                 }
                 detector.finish_restore()?;
-                return Ok(Loaded { detector, input, output, bytes, frames: frames.frames });
+                return Ok(Loaded { detector, input, stamps, output, bytes, frames: frames.frames });
             }
             kind => {
                 let section = Section::from_number(kind).ok_or(SnapshotError::Kind { kind, offset })?;

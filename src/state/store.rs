@@ -63,6 +63,8 @@ pub struct Recovered {
     pub snapshot: Option<u64>,
     /// Input positions at the snapshot; `None` when nothing was ever stored.
     pub input: Option<Positions>,
+    /// The broker's timestamps of the messages before these, in ticks, as far as they are known.
+    pub stamps: Positions,
     /// Output positions at the snapshot.
     pub output: Positions,
     /// What was consumed since, in order.
@@ -153,7 +155,7 @@ impl Store {
         for n in snapshots.iter().rev() {
             let name = snapshot_name(*n);
             match self.disk.open(&name).map_err(|e| SnapshotError::Frame(e.into())).and_then(snapshot::read) {
-                Ok(Loaded { detector, input, output, .. }) => {
+                Ok(Loaded { detector, input, stamps, output, .. }) => {
                     let mut warnings = Vec::new();
                     let entries = self.entries_from(*n, &segments, &mut warnings)?;
                     for (bad, error) in &damaged {
@@ -167,7 +169,16 @@ impl Store {
                     if !damaged.is_empty() {
                         self.disk.sync_names()?;
                     }
-                    return Ok(Recovered { detector, snapshot: Some(*n), input: Some(input), output, entries, next_segment, warnings });
+                    return Ok(Recovered {
+                        detector,
+                        snapshot: Some(*n),
+                        input: Some(input),
+                        stamps,
+                        output,
+                        entries,
+                        next_segment,
+                        warnings,
+                    });
                 }
                 Err(SnapshotError::Frame(error @ FrameError::Version { .. })) => return Err(StateError::Refused { name, error }),
                 Err(error) => damaged.push((name, error)),
@@ -190,6 +201,7 @@ impl Store {
             detector,
             snapshot: None,
             input: None,
+            stamps: Positions::new(),
             output: Positions::new(),
             entries: Vec::new(),
             next_segment,

@@ -126,3 +126,51 @@ fn answer_retention_shorter_than_downtime_on_a_broker() {
     }
     say(&format!("answer, retention shorter than downtime: {}; 0 contradictions", outcome.join("; ")));
 }
+
+#[test]
+fn answer_recreated_topic() {
+    let rig = Rig::shared("recreated");
+    let n = fleet().len() / 2;
+    rig.produce(broker(), &fleet()[..n]);
+    let mut first = rig.start();
+    first.caught_up(n as u64);
+    first.drain();
+    let (changes, files) = (rig.changes(), rig.state_files());
+    let mut said = Vec::new();
+    // Shorter than what was consumed, and longer: other messages stand at the offsets that are stored.
+    for (from, to) in [(n, n + 40), (n, fleet().len())] {
+        broker().recreate(&rig.input, PARTITIONS);
+        rig.produce(broker(), &fleet()[from..to]);
+        if to == fleet().len() {
+            rig.produce(broker(), &fleet()[..n]);
+        }
+        let mut refused = rig.start();
+        assert_eq!(refused.end().code(), Some(1));
+        let log = refused.log();
+        let last = log.lines().last().unwrap().to_owned();
+        for words in ["error: ", &rig.input, "deleted and created again", "move the state directory away"] {
+            assert!(last.contains(words), "{last}");
+        }
+        assert_eq!(rig.changes(), changes, "nothing is read as if nothing were");
+        let snapshots = |files: &BTreeMap<String, u64>| files.keys().filter(|n| n.starts_with("snapshot-")).cloned().collect::<Vec<_>>();
+        assert_eq!(snapshots(&rig.state_files()), snapshots(&files));
+        said.push(last);
+    }
+    assert!(said[0].contains("but was consumed up to") && said[1].contains("was appended at"), "{said:?}");
+
+    // Under a running service.
+    let rig = Rig::shared("recreated-live");
+    rig.produce(broker(), &fleet()[..n]);
+    let mut running = rig.start();
+    running.caught_up(n as u64);
+    let changes = rig.changes();
+    broker().recreate(&rig.input, PARTITIONS);
+    rig.produce(broker(), &fleet()[n..n + 40]);
+    assert_eq!(running.end().code(), Some(1));
+    let log = running.log();
+    assert!(log.lines().last().unwrap().contains("deleted and created again"), "{log}");
+    assert_eq!(rig.changes(), changes);
+    say(
+        "answer, re-created topic: shorter than the stored position, longer, and under a running service: exit 1 each, named, nothing consumed, the state untouched",
+    );
+}
