@@ -61,6 +61,35 @@ pub enum Command {
     /// Say whether a configuration is good, and whether its brokers can be reached
     #[command(after_help = "Example:\n  firstseen check --config firstseen.toml --offline")]
     Check(Check),
+    /// Look into a state directory, also beside a running service: nothing is changed
+    #[command(subcommand, after_help = "Example:\n  firstseen state verify --config firstseen.toml", arg_required_else_help = true)]
+    State(State),
+}
+
+/// What to do with a state directory.
+#[derive(Debug, Subcommand)]
+pub enum State {
+    /// What is in it, as one JSON object: rows, sizes, clocks, positions, settings, format version
+    #[command(after_help = "Example:\n  firstseen state inspect --state /var/lib/firstseen | jq .rows")]
+    Inspect(StateDir),
+    /// Whether every file is whole and obeys the invariants; names damaged files and the offset, and exits 1
+    #[command(after_help = "Example:\n  firstseen state verify --state /var/lib/firstseen")]
+    Verify(StateDir),
+    /// Every row of the newest snapshot as NDJSON on standard output, in the order of the keys: equal states, equal bytes
+    #[command(after_help = "Example:\n  firstseen state export --config firstseen.toml | zstd > state.ndjson.zst")]
+    Export(StateDir),
+}
+
+/// Which state directory.
+#[derive(Args, Debug)]
+#[command(group = ArgGroup::new("of").required(true).args(["state", "config"]))]
+pub struct StateDir {
+    /// The directory
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Configuration (TOML) whose state.dir it is
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 /// Arguments of `run`.
@@ -202,6 +231,9 @@ mod tests {
             ("firstseen demo --for soon", ErrorKind::ValueValidation),
             ("firstseen demo --for 0s", ErrorKind::ValueValidation),
             ("firstseen backtest x --threads 0", ErrorKind::ValueValidation),
+            ("firstseen state", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
+            ("firstseen state verify", ErrorKind::MissingRequiredArgument),
+            ("firstseen state export --state a --config b", ErrorKind::ArgumentConflict),
             ("firstseen rum", ErrorKind::InvalidSubcommand),
         ] {
             let error = read(line).map(|cli| format!("{cli:?}")).unwrap_err();

@@ -5,6 +5,7 @@ mod check;
 mod demo;
 mod generate;
 mod run;
+mod state;
 
 use crate::cli::{Cli, Command};
 use crate::config::{Config, ConfigErrors, environment};
@@ -44,6 +45,7 @@ pub fn execute(cli: Cli) -> ExitCode {
         Command::Backtest(args) => backtest::backtest(&args),
         Command::Generate(args) => generate::generate(&args),
         Command::Check(args) => check::check(&args),
+        Command::State(command) => state::state(&command),
     };
     match result {
         Ok(code) => code,

@@ -78,6 +78,8 @@ pub struct Input {
     pub group_id: String,
     /// Where reading starts when nothing is stored yet.
     pub start: Start,
+    /// What to do when messages are gone before they were read.
+    pub on_gap: OnGap,
     /// The wall clock moves the arrival clock while the input is idle.
     pub idle_advance: bool,
     /// How far behind the wall clock it is held then.
@@ -93,6 +95,15 @@ pub enum Start {
     Earliest,
     /// At the end.
     Latest,
+}
+
+/// What to do when messages are gone from the input before they were read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnGap {
+    /// Say so, and go on.
+    Continue,
+    /// End.
+    Stop,
 }
 
 /// `[output]`: what is written.
@@ -244,6 +255,7 @@ impl Config {
             topics: r.text_list("input.topics"),
             group_id: r.text("input.group_id"),
             start: if r.choice("input.start") == "latest" { Start::Latest } else { Start::Earliest },
+            on_gap: if r.choice("input.on_gap") == "stop" { OnGap::Stop } else { OnGap::Continue },
             idle_advance: r.boolean("input.idle_advance"),
             idle_delay: r.span("input.idle_delay"),
             max_clock_skew: r.span("input.max_clock_skew"),

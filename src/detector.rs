@@ -21,15 +21,19 @@ macro_rules! turn {
 }
 
 mod candidate;
+mod check;
 mod connections;
 mod destination;
 mod device;
 mod distinct;
+mod export;
 mod findings;
 mod first_seen;
+mod gap;
 mod index;
 mod judge;
 mod message;
+mod settings;
 pub mod sketch;
 mod slab;
 pub mod snapshot;
@@ -42,6 +46,7 @@ mod window;
 pub mod wire;
 
 pub use candidate::REMEMBERED_IDENTITIES;
+pub use gap::FindingRow;
 
 use crate::defender::{Body, DeviceInfo, Record};
 use crate::finding::Change;
@@ -149,6 +154,8 @@ struct Tenant {
     name: Box<str>,
     clock: Ticks,
     observed_since: Ticks,
+    /// Messages that arrived before this instant are missing; `MIN` when none are.
+    gap: Ticks,
     timers: Timers,
 }
 
@@ -181,6 +188,8 @@ pub struct Detector {
     dirty: Vec<u32>,
     scratch: String,
     snapshot: snapshot::Progress,
+    /// Input lanes of which messages are gone, until their next one comes.
+    gaps: std::collections::BTreeSet<Box<str>>,
 }
 
 impl Detector {
@@ -210,6 +219,7 @@ impl Detector {
             dirty: Vec::new(),
             scratch: String::new(),
             snapshot: snapshot::Progress::default(),
+            gaps: std::collections::BTreeSet::new(),
         }
     }
 
@@ -288,7 +298,7 @@ impl Detector {
     fn add_tenant(&mut self, name: &str, clock: Ticks, observed_since: Ticks) -> u32 {
         let id = self.tenants.len() as u32;
         self.tenant_index.insert(self.tenant_index.hash(name.as_bytes()), id);
-        self.tenants.push(Tenant { name: name.into(), clock, observed_since, timers: Timers::default() });
+        self.tenants.push(Tenant { name: name.into(), clock, observed_since, gap: Ticks::MIN, timers: Timers::default() });
         id
     }
 

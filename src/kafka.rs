@@ -8,6 +8,7 @@ pub mod client;
 pub mod cluster;
 mod consume;
 mod group;
+mod identity;
 pub mod merge;
 pub mod plan;
 pub mod position;

@@ -118,6 +118,8 @@ pub struct Metrics {
     last_snapshot: Mutex<Instant>,
     replayed: IntCounter,
     gap: IntCounter,
+    clock_steps: IntCounter,
+    state_failures: IntCounter,
     suppressed: IntCounterVec,
 }
 
@@ -168,6 +170,8 @@ impl Metrics {
             age: registered(r, Gauge::with_opts(opts("snapshot_age_seconds", "Time since the last snapshot, or since the start."))),
             last_snapshot: Mutex::new(now),
             gap: counter("input_gap_messages_total", "Messages that were gone from the input before they were read."),
+            clock_steps: counter("host_clock_steps_total", "Times that the host's clock was stepped by more than a minute."),
+            state_failures: counter("state_write_failures_total", "Attempts to write the state directory that the disk refused."),
             replayed: counter("replayed_messages_total", "Messages read again after a restart."),
             suppressed: counters("suppressed_total", "Changes of findings that a suppression rule marked.", &["rule"]),
             registry,
@@ -273,6 +277,16 @@ impl Metrics {
         self.gap.inc_by(n);
     }
 
+    /// The host's clock was stepped.
+    pub fn host_clock_stepped(&self) {
+        self.clock_steps.inc();
+    }
+
+    /// The disk refused to write a journal segment or a snapshot.
+    pub fn state_write_failed(&self) {
+        self.state_failures.inc();
+    }
+
     /// A suppression rule of the configuration marked a change.
     pub fn change_suppressed(&self, rule: &str) {
         self.suppressed.with_label_values(&[rule]).inc();
@@ -328,6 +342,8 @@ mod tests {
         m.state_restored(Duration::from_secs(1));
         m.messages_replayed(12);
         m.messages_gone(13);
+        m.host_clock_stepped();
+        m.state_write_failed();
         m.change_suppressed("ours");
         let text = m.text(start + Duration::from_secs(25));
         for line in [
@@ -354,6 +370,8 @@ mod tests {
             "firstseen_snapshot_age_seconds 15",
             "firstseen_replayed_messages_total 12",
             "firstseen_input_gap_messages_total 13",
+            "firstseen_host_clock_steps_total 1",
+            "firstseen_state_write_failures_total 1",
             "firstseen_suppressed_total{rule=\"ours\"} 1",
             concat!("firstseen_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         ] {

@@ -9,6 +9,7 @@
 mod core;
 pub mod course;
 mod crash;
+mod idle;
 pub mod publisher;
 pub mod restore;
 pub mod snapshots;
@@ -19,6 +20,7 @@ use crate::host_clock;
 use crate::http::HttpError;
 use crate::kafka::admin::AdminError;
 use crate::kafka::client::{ClientError, KafkaSettings, Preset};
+use crate::kafka::position::NextOffset;
 use crate::kafka::readback::ReadbackError;
 use crate::kafka::sink::SinkError;
 use crate::kafka::source::SourceError;
@@ -42,14 +44,33 @@ pub enum ServiceError {
     /// The state can't be used.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The state was kept by other settings.
+    #[error(
+        "the state was kept with {key} = {stored}, the configuration says {configured}; restore the old value, or start with a new state.dir"
+    )]
+    OtherSettings {
+        /// Configuration key.
+        key: &'static str,
+        /// Its value when the state was written.
+        stored: String,
+        /// Its value now.
+        configured: String,
+    },
+    /// Messages are gone, and the configuration says to stop then.
+    #[error(
+        "{partition}: the messages from offset {from} to {to} are gone from the input (retention passed the stored position) and input.on_gap is \"stop\"; set input.on_gap = \"continue\" to go on without them, or start with a new state.dir"
+    )]
+    Gap {
+        /// The partition.
+        partition: String,
+        /// The first that is gone.
+        from: NextOffset,
+        /// The first that is there.
+        to: NextOffset,
+    },
     /// The journal can't be written: nothing more may be published.
     #[error("the order journal can't be written: {0}; make room in state.dir and start again, nothing is lost")]
     Journal(io::Error),
-    /// The first snapshot can't be written: a restart would not know where reading began.
-    #[error(
-        "the first snapshot can't be written (its error is logged before this); make room in state.dir and start again, nothing is lost"
-    )]
-    FirstSnapshot,
     /// A client could not be made, or no broker answers.
     #[error(transparent)]
     Client(#[from] ClientError),

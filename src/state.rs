@@ -6,7 +6,9 @@
 
 pub mod codec;
 pub mod disk;
+pub mod inspect;
 pub mod journal;
+pub mod segment;
 pub mod snapshot;
 pub mod store;
 

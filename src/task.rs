@@ -10,14 +10,18 @@ use crate::detector::{Detector, Settings};
 use crate::feed::{DeadLetter, Feed, Output};
 use crate::finding::json::{headers, key, to_json};
 use crate::finding::severity::Privileged;
-use crate::finding::{Change, FindingId};
+use crate::finding::{Change, ChangeKind, FindingId};
 use crate::kafka::position::{NextOffset, PartitionId, PartitionTable};
 use crate::kafka::sink::Outgoing;
 use crate::planted::{self, Bug};
 use crate::state::journal::{Encoder, Entry};
 use crate::state::snapshot::Positions;
 use crate::time::Ticks;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+
+mod reconcile;
+pub use reconcile::Last;
+use reconcile::Lossy;
 
 /// Where a message came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,13 +50,15 @@ pub struct Format {
 /// Names a dead letter for ever: topic, partition, offset, record.
 pub type DeadLetterKey = (String, i32, i64, Option<u32>);
 
-/// What the output topics hold already, from the snapshot's positions on.
+/// What the output topics hold already, from the snapshot's positions on. [`Published::note`] adds a change.
 #[derive(Clone, Debug, Default)]
 pub struct Published {
     /// Changes of findings.
     pub changes: HashSet<(FindingId, u32)>,
     /// Dead letters.
     pub dead_letters: HashSet<DeadLetterKey>,
+    /// The last change of each finding.
+    pub last: HashMap<FindingId, Last>,
 }
 
 /// A message for the sink.
@@ -91,18 +97,31 @@ pub struct Task {
     format: Format,
     partitions: PartitionTable,
     positions: Positions,
+    /// By partition: the broker's timestamp of the message before the position.
+    stamps: Vec<Option<Ticks>>,
     encoder: Encoder,
     /// What is left of the journal; `None` when what comes is live.
     replay: Option<VecDeque<Entry>>,
     published: Published,
+    /// What is replayed lacks messages.
+    lossy: Option<Lossy>,
     /// Messages that were replayed.
     pub replayed: u64,
+}
+
+fn publication(format: &Format, change: &Change, appended: Option<Ticks>) -> Publication {
+    let headers = headers(change).into_iter().map(|(name, value)| (name.to_owned(), value.into_bytes())).collect();
+    let payload = to_json(change, &format.settings, &format.privileged).into_bytes();
+    let outgoing = Outgoing { topic: format.findings_topic.clone(), key: key(change).into_bytes(), headers, payload, token: 0 };
+    Publication { outgoing, appended }
 }
 
 /// Turns what the feed says into messages.
 struct Sorter<'a> {
     format: &'a Format,
-    published: &'a Published,
+    published: &'a mut Published,
+    replaying: bool,
+    lossy: Option<&'a mut Lossy>,
     source: Option<(&'a str, i32, i64)>,
     appended: Option<Ticks>,
     out: &'a mut Turnout,
@@ -110,12 +129,15 @@ struct Sorter<'a> {
 
 impl Output for Sorter<'_> {
     fn change(&mut self, change: Box<Change>) {
-        if !self.published.changes.contains(&(change.id, change.revision)) {
-            let headers = headers(&change).into_iter().map(|(name, value)| (name.to_owned(), value.into_bytes())).collect();
-            let payload = to_json(&change, &self.format.settings, &self.format.privileged).into_bytes();
-            let outgoing =
-                Outgoing { topic: self.format.findings_topic.clone(), key: key(&change).into_bytes(), headers, payload, token: 0 };
-            self.out.publications.push(Publication { outgoing, appended: self.appended });
+        if let Some(lossy) = &mut self.lossy {
+            lossy.hold(&change);
+        } else if !self.published.changes.contains(&(change.id, change.revision)) {
+            let publication = publication(self.format, &change, self.appended);
+            if self.replaying {
+                let open = matches!(change.kind, ChangeKind::Opened | ChangeKind::Updated);
+                self.published.note(change.id, change.revision, open, &publication.outgoing.payload);
+            }
+            self.out.publications.push(publication);
         }
         self.out.changes.push(*change);
     }
@@ -159,9 +181,11 @@ impl Task {
             format,
             partitions,
             positions,
+            stamps: Vec::new(),
             encoder: Encoder::default(),
             replay: Some(entries.into()),
             published,
+            lossy: None,
             replayed: 0,
         }
     }
@@ -206,6 +230,38 @@ impl Task {
         &self.positions
     }
 
+    /// With the timestamps of the messages before the positions, as [`Task::stamps`] gave them.
+    #[must_use]
+    pub fn with_stamps(mut self, stamps: &Positions) -> Task {
+        for ((topic, partition), at) in stamps {
+            if let Some(id) = self.partitions.id(topic, *partition) {
+                self.stamp(id, Some(Ticks(*at)));
+            }
+        }
+        self
+    }
+
+    /// The broker's timestamps of the messages before the positions, in ticks, as far as they are known: they show later whether the
+    /// topic is still the same.
+    #[must_use]
+    pub fn stamps(&self) -> Positions {
+        let known = self.partitions.iter().filter_map(|(id, of)| {
+            let at = (*self.stamps.get(id.0 as usize)?)?;
+            Some(((of.topic.clone(), of.partition), at.0))
+        });
+        known.collect()
+    }
+
+    fn stamp(&mut self, partition: PartitionId, at: Option<Ticks>) {
+        let place = partition.0 as usize;
+        if place >= self.stamps.len() {
+            self.stamps.resize(place + 1, None);
+        }
+        if let Some(stamp) = self.stamps.get_mut(place) {
+            *stamp = at;
+        }
+    }
+
     /// The source owns this partition and goes on at `position`; known partitions keep what the task consumed itself. Returns the
     /// partition's id, which is the source's.
     pub fn assigned(&mut self, topic: &str, partition: i32, position: NextOffset) -> PartitionId {
@@ -214,9 +270,18 @@ impl Task {
         id
     }
 
-    /// Messages of the partition up to `to` are gone.
+    /// Messages of the partition up to `to` are gone. While the journal is replayed, what it says of findings is kept back from now on,
+    /// and brought together with the topic at its end. After this (after [`Task::replay_done`], during a replay) a snapshot must
+    /// count before more is consumed: a gap stands in no journal.
     pub fn skipped_to(&mut self, partition: PartitionId, to: NextOffset) {
         if let Some(of) = self.partitions.get(partition) {
+            self.feed.detector.gap_begins(&of.to_string());
+            if let Some(stamp) = self.stamps.get_mut(partition.0 as usize) {
+                *stamp = None;
+            }
+            if self.replay.is_some() && self.lossy.is_none() {
+                self.lossy = Some(Lossy::new(&self.feed.detector));
+            }
             let at = self.positions.entry((of.topic.clone(), of.partition)).or_insert(to.0);
             *at = to.0.max(*at);
         }
@@ -230,32 +295,46 @@ impl Task {
 
     /// Takes decoded messages in consumed order; `origins` by the batch's source tags.
     pub fn batch(&mut self, batch: &Batch, origins: &[Origin], out: &mut Turnout) {
-        let mut origin = None;
+        let (mut origin, mut gap_ends) = (None, None);
         for item in batch.items() {
             if let Item::Message { source } = item {
+                self.end_gap(&mut gap_ends);
                 origin = usize::try_from(source).ok().and_then(|n| origins.get(n)).copied();
                 if let Some(origin) = origin {
                     self.begin_message(origin, out);
+                    if self.feed.detector.in_gap() {
+                        gap_ends = Some(origin.partition);
+                    }
                 }
             }
             let of = origin.and_then(|o| Some((self.partitions.get(o.partition)?, o.offset)));
             let source = of.map(|(of, offset)| (of.topic.as_str(), of.partition, offset));
             let appended = origin.and_then(|o| o.timestamp);
-            self.feed.item(item, &mut Sorter { format: &self.format, published: &self.published, source, appended, out });
+            let (published, replaying, lossy) = (&mut self.published, self.replay.is_some(), self.lossy.as_mut());
+            self.feed.item(item, &mut Sorter { format: &self.format, published, replaying, lossy, source, appended, out });
         }
+        self.end_gap(&mut gap_ends);
         out.journal.append(&mut self.encoder.take_frame());
+    }
+
+    /// The message that came after a gap is applied.
+    fn end_gap(&mut self, partition: &mut Option<PartitionId>) {
+        if let Some(of) = partition.take().and_then(|id| self.partitions.get(id)) {
+            self.feed.detector.gap_ends(&of.to_string());
+        }
     }
 
     fn begin_message(&mut self, origin: Origin, out: &mut Turnout) {
         let Some(of) = self.partitions.get(origin.partition).cloned() else { return };
         let next = NextOffset::after(origin.offset);
+        self.stamp(origin.partition, origin.timestamp);
         match self.replay.take() {
             Some(mut entries) => {
                 self.replayed += 1;
                 // Runs that are finished (or whose messages are gone) and the advances between them come first.
                 while let Some(entry) = entries.pop_front() {
                     match entry {
-                        Entry::Advance { tenant, to } => self.replay_advance(&tenant, to, out),
+                        Entry::Advance { tenant, to } => self.advance(&tenant, to, true, out),
                         Entry::Run { topic, partition, upto } => {
                             if topic == of.topic && partition == of.partition && origin.offset < upto {
                                 if next.0 < upto {
@@ -276,16 +355,21 @@ impl Task {
         }
     }
 
-    fn replay_advance(&mut self, tenant: &str, to: Ticks, out: &mut Turnout) {
-        self.feed.advance(tenant, to, &mut Sorter { format: &self.format, published: &self.published, source: None, appended: None, out });
+    fn advance(&mut self, tenant: &str, to: Ticks, replaying: bool, out: &mut Turnout) {
+        let (published, lossy) = (&mut self.published, self.lossy.as_mut());
+        let mut sorter = Sorter { format: &self.format, published, replaying, lossy, source: None, appended: None, out };
+        self.feed.advance(tenant, to, &mut sorter);
     }
 
     /// The source has delivered all that the journal lists: what comes now is live.
     pub fn replay_done(&mut self, out: &mut Turnout) {
         for entry in self.replay.take().unwrap_or_default() {
             if let Entry::Advance { tenant, to } = entry {
-                self.replay_advance(&tenant, to, out);
+                self.advance(&tenant, to, true, out);
             }
+        }
+        if let Some(lossy) = self.lossy.take() {
+            self.reconcile(lossy, out);
         }
         self.published = Published::default();
     }
@@ -298,7 +382,7 @@ impl Task {
             if !planted::is(Bug::AdvanceNotJournaled) {
                 self.encoder.advance(&tenant, to);
             }
-            self.replay_advance(&tenant, to, out);
+            self.advance(&tenant, to, false, out);
         }
         out.journal.append(&mut self.encoder.take_frame());
     }

@@ -101,13 +101,15 @@ pub struct Health(RwLock<Reasons>);
 struct Reasons {
     not_live: Option<String>,
     not_ready: Option<String>,
+    /// What keeps it from answering whatever else is the case.
+    held_up: Option<String>,
 }
 
 impl Health {
     /// Live, and not ready because it starts.
     #[must_use]
     pub fn new() -> Health {
-        Health(RwLock::new(Reasons { not_live: None, not_ready: Some("starting: the state is not restored yet".into()) }))
+        Health(RwLock::new(Reasons { held_up: None, not_live: None, not_ready: Some("starting: the state is not restored yet".into()) }))
     }
 
     /// All partitions are assigned and the state is restored.
@@ -119,6 +121,17 @@ impl Health {
     pub fn set_unready(&self, reason: impl Into<String>) {
         let reason = reason.into();
         self.write(|r| r.not_ready = Some(reason));
+    }
+
+    /// Something holds all answers up, and why; readiness waits for [`Health::go_on`], whatever else is said.
+    pub fn hold_up(&self, reason: impl Into<String>) {
+        let reason = reason.into();
+        self.write(|r| r.held_up = Some(reason));
+    }
+
+    /// What held everything up is over.
+    pub fn go_on(&self) {
+        self.write(|r| r.held_up = None);
     }
 
     /// The pipeline has stopped for good: only a restart helps.
@@ -137,7 +150,7 @@ impl Health {
     #[must_use]
     pub fn not_ready(&self) -> Option<String> {
         let reasons = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        reasons.not_live.clone().or_else(|| reasons.not_ready.clone())
+        reasons.not_live.clone().or_else(|| reasons.held_up.clone()).or_else(|| reasons.not_ready.clone())
     }
 
     fn write(&self, change: impl FnOnce(&mut Reasons)) {
@@ -201,6 +214,11 @@ mod tests {
         health.set_unready("another instance is in the group");
         assert_eq!(health.not_ready().as_deref(), Some("another instance is in the group"));
         health.set_ready();
+        health.hold_up("the disk is full");
+        health.set_ready();
+        assert_eq!(health.not_ready().as_deref(), Some("the disk is full"));
+        health.go_on();
+        assert_eq!(health.not_ready(), None);
         health.set_dead("the state directory is gone");
         assert_eq!(health.not_ready().as_deref(), Some("the state directory is gone"));
     }

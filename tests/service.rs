@@ -8,6 +8,8 @@ mod support;
 mod dead_letters;
 #[path = "service/end_to_end.rs"]
 mod end_to_end;
+#[path = "service/input_answers.rs"]
+mod input_answers;
 #[path = "service/kills.rs"]
 mod kills;
 #[path = "service/pressure.rs"]
@@ -16,3 +18,5 @@ mod pressure;
 mod refusals;
 #[path = "service/rig.rs"]
 mod rig;
+#[path = "service/state_answers.rs"]
+mod state_answers;

@@ -54,6 +54,12 @@ pub(super) const KEYS: &[Key] = &[
     key("input.group_id", Kind::Text, r#""firstseen""#, "Consumer group. On Event Hubs group ids span the namespace."),
     key("input.start", Kind::Choice(&["earliest", "latest"]), r#""earliest""#, "Where reading starts when nothing is stored yet."),
     key(
+        "input.on_gap",
+        Kind::Choice(&["continue", "stop"]),
+        r#""continue""#,
+        "When messages are gone before they were read: go on, and let findings say so (`baseline.gap`), or end.",
+    ),
+    key(
         "input.idle_advance",
         Kind::Boolean,
         "true",

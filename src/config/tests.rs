@@ -96,6 +96,7 @@ fn every_key_reaches_its_place() {
         topics: vec!["one".into(), "two".into()],
         group_id: "g".into(),
         start: Start::Latest,
+        on_gap: OnGap::Continue,
         idle_advance: false,
         idle_delay: Span::minutes(3),
         max_clock_skew: Span::hours(2),

@@ -103,6 +103,15 @@ impl Identities {
         true
     }
 
+    /// How many are remembered, and a digest of them, whatever their order.
+    pub(crate) fn digest(&self) -> (usize, u64) {
+        let mixed = |identity: u64| xxhash_rust::xxh3::xxh3_64(&identity.to_le_bytes());
+        match &self.more {
+            None => (1, mixed(self.first)),
+            Some(more) => (more.order.len(), more.order.iter().map(|i| mixed(*i)).fold(0, u64::wrapping_add)),
+        }
+    }
+
     fn encode(&self, out: &mut Vec<u8>) {
         match &self.more {
             None => {

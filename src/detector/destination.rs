@@ -106,6 +106,35 @@ impl Destination {
         estimate.max(kept as u64)
     }
 
+    /// All that is kept, also what has left the window: devices, URLs.
+    pub(crate) fn kept(&self) -> (&[Seen<u64>], &[Seen<u32>]) {
+        (self.devices.all(), self.urls.all())
+    }
+
+    /// Fingerprints of the devices kept that are in the window at `now`, with when each was last seen.
+    pub(crate) fn devices_within(&self, now: Ticks, settings: &Settings) -> impl Iterator<Item = (u64, Ticks)> {
+        self.devices.iter(now, settings.prevalence_window).map(|s| (s.key, s.last))
+    }
+
+    /// URL ids kept that are in the window at `now`, with when each was last seen.
+    pub(crate) fn urls_within(&self, now: Ticks, settings: &Settings) -> impl Iterator<Item = (u32, Ticks)> {
+        self.urls.iter(now, settings.prevalence_window).map(|s| (s.key, s.last))
+    }
+
+    /// When a URL that is not kept was last seen, if that is in the window at `now`.
+    pub(crate) fn url_dropped_within(&self, now: Ticks, settings: &Settings) -> Option<Ticks> {
+        let dropped = self.overflow.as_ref().map(|o| o.url_dropped);
+        dropped.filter(|t| window::holds(*t, now, settings.prevalence_window))
+    }
+
+    /// The sketch's panes, where the window at `now` holds more devices than are kept: the beginning of each, about how many devices.
+    pub(crate) fn panes_within(&self, now: Ticks, settings: &Settings) -> Vec<(Ticks, u64)> {
+        let window = settings.prevalence_window;
+        let full = self.devices.count(now, window) >= settings.device_cap();
+        let panes = self.overflow.as_ref().and_then(|o| o.panes.as_ref()).filter(|_| full);
+        panes.map_or_else(Vec::new, |panes| panes.each(now, window))
+    }
+
     fn overflow(&mut self) -> &mut Overflow {
         self.overflow.get_or_insert_with(|| Box::new(Overflow { panes: None, url_dropped: Ticks::MIN }))
     }

@@ -103,6 +103,21 @@ impl Device {
         self.is_server
     }
 
+    /// Vendors with a qualifying event of its in the lookback at `now`, with the last of each.
+    pub(crate) fn vendors_within(&self, now: Ticks, settings: &Settings) -> impl Iterator<Item = (u32, Ticks)> {
+        let lookback = settings.lookback;
+        self.vendors.iter().filter(move |seen| window::holds(seen.last, now, lookback)).map(|seen| (seen.vendor, seen.last))
+    }
+
+    /// Event times of the newest DeviceInfo row that says server, and of the newest with a platform; `MIN` when none.
+    pub(crate) fn infos(&self) -> (Ticks, Ticks) {
+        (self.server_seen, self.info_seen)
+    }
+
+    pub(crate) fn says_workstation(&self) -> bool {
+        self.says_workstation
+    }
+
     /// The next instant at which something of it leaves the lookback; `MAX` when nothing is left in it.
     fn next_due(&self, now: Ticks, settings: &Settings) -> Ticks {
         let seen = [self.server_seen, self.info_seen].into_iter().chain(self.vendors.iter().map(|v| v.last));

@@ -78,7 +78,15 @@ impl Detector {
     }
 
     /// A change of a candidate's finding, with the row's values at `now`.
-    fn describe(&self, id: u32, finding_id: FindingId, revision: u32, kind: ChangeKind, cause: &'static str, now: Ticks) -> Change {
+    pub(super) fn describe(
+        &self,
+        id: u32,
+        finding_id: FindingId,
+        revision: u32,
+        kind: ChangeKind,
+        cause: &'static str,
+        now: Ticks,
+    ) -> Change {
         let row = self.candidates.row(id);
         let device = self.devices.rows.row(row.device);
         let tenant = self.tenants.get(device.tenant as usize);
@@ -110,6 +118,7 @@ impl Detector {
             vendors,
             previous_seen: (row.previous != Ticks::MIN).then_some(row.previous),
             observed_since: tenant.map_or(now, |t| t.observed_since),
+            gap: self.gap_before(device.tenant, row.first, now),
             late: row.late,
             cause,
             event: candidate::unpack_details(self.strings.get(row.details), row.report_id),

@@ -101,6 +101,13 @@ impl Panes {
         all.count().round() as u64
     }
 
+    /// The beginning of each pane of the window, and about how many distinct devices it holds.
+    pub(crate) fn each(&self, now: Ticks, window: Span) -> Vec<(Ticks, u64)> {
+        let width = (window.0 / PANES_PER_WINDOW).max(1);
+        let panes = self.panes.range(pane_of(now.minus(window), window)..);
+        panes.map(|(pane, sketch)| (Ticks(pane.saturating_mul(width)), sketch.clone().count().round() as u64)).collect()
+    }
+
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.put_u8(SKETCH_VERSION);
         out.put_u32(self.panes.len() as u32);

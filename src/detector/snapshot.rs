@@ -7,16 +7,16 @@
 use super::candidate::Candidate;
 use super::timers::Target;
 use super::wire::{Get, Put, WireError};
-use super::{Detector, Known, Settings, Turn, window};
-use crate::time::{Span, Ticks};
+use super::{Detector, Known, Settings, Turn};
+use crate::time::Ticks;
 
 /// Kinds of sections. The numbers are the format: never reuse one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Section {
-    /// The `[query]` numbers and limits that the rows were kept by; once, first.
+    /// The settings that the rows were kept by; once, first.
     Settings = 1,
-    /// name, arrival clock, observed since; a row's place is its id; once.
+    /// name, arrival clock, observed since, gap; a row's place is its id; once.
     Tenants = 2,
     /// id, text.
     Strings = 3,
@@ -28,11 +28,13 @@ pub enum Section {
     Devices = 6,
     /// id, connection, gap, count, identities, details, finding.
     Candidates = 7,
+    /// Input lanes in a gap; once.
+    Gaps = 8,
 }
 
 impl Section {
     /// All kinds, in the order of their numbers.
-    pub const ALL: [Section; 7] = [
+    pub const ALL: [Section; 8] = [
         Section::Settings,
         Section::Tenants,
         Section::Strings,
@@ -40,6 +42,7 @@ impl Section {
         Section::Destinations,
         Section::Devices,
         Section::Candidates,
+        Section::Gaps,
     ];
 
     /// The kind of a number.
@@ -58,18 +61,6 @@ pub enum RestoreError {
     /// Rows name rows that are not there.
     #[error("the rows do not fit together: {0}")]
     Inconsistent(&'static str),
-    /// The state was kept by other numbers.
-    #[error(
-        "the state was kept with {key} = {stored}, the configuration says {configured}; restore the old value, or start with a new state.dir"
-    )]
-    OtherSettings {
-        /// Configuration key.
-        key: &'static str,
-        /// Its value when the state was written.
-        stored: String,
-        /// Its value now.
-        configured: String,
-    },
 }
 
 /// How far a snapshot has come.
@@ -82,30 +73,21 @@ pub(super) struct Progress {
 /// Sections are handed out in pieces of about this many bytes.
 const PIECE: usize = 1 << 20;
 
-fn kept_by(settings: &Settings) -> [(&'static str, i64); 5] {
-    [
-        ("query.lookback", settings.lookback.0),
-        ("query.new_within", settings.new_within.0),
-        ("query.prevalence_window", settings.prevalence_window.0),
-        ("query.prevalence_below", i64::from(settings.prevalence_below)),
-        ("limits.urls_per_destination", settings.urls_per_destination as i64),
-    ]
-}
-
 impl Detector {
     /// Begins a snapshot of the state as it is now. Only one at a time; it costs no copy of the tables.
     pub fn begin_snapshot(&mut self) {
-        let mut settings = Vec::new();
-        for (_, value) in kept_by(&self.settings) {
-            settings.put_u64(value as u64);
-        }
+        let settings = self.settings.encode();
         let mut tenants = Vec::new();
         for tenant in &self.tenants {
             tenants.put_str(&tenant.name);
             tenants.put_ticks(tenant.clock);
             tenants.put_ticks(tenant.observed_since);
+            tenants.put_ticks(tenant.gap);
         }
-        self.snapshot = Progress { once: vec![(Section::Settings, settings), (Section::Tenants, tenants)], active: true };
+        let mut gaps = Vec::new();
+        self.gaps.iter().for_each(|lane| gaps.put_str(lane));
+        self.snapshot =
+            Progress { once: vec![(Section::Settings, settings), (Section::Tenants, tenants), (Section::Gaps, gaps)], active: true };
         self.strings.rows.begin_copy();
         self.vendors.rows.begin_copy();
         self.destinations.rows.begin_copy();
@@ -160,24 +142,17 @@ impl Detector {
         self.candidates.abandon_copy();
     }
 
-    /// Reads one piece of a section into a new detector; [`Detector::finish_restore`] must follow the last.
+    /// Reads one piece of a section into a new detector, which then judges by the settings that the state was kept by;
+    /// [`Detector::finish_restore`] must follow the last.
     ///
     /// # Errors
-    /// When the bytes can't be read, or were kept by other settings.
+    /// When the bytes can't be read.
     pub fn restore_section(&mut self, section: Section, bytes: &[u8]) -> Result<(), RestoreError> {
         let unreadable = |e| RestoreError::Section(section, e);
         match section {
             Section::Settings => {
-                let mut get = Get(bytes);
-                for (key, configured) in kept_by(&self.settings) {
-                    let stored = get.u64().map_err(unreadable)? as i64;
-                    if stored != configured {
-                        let text = |v: i64| {
-                            if key.ends_with("below") || key.starts_with("limits") { v.to_string() } else { Span(v).to_string() }
-                        };
-                        return Err(RestoreError::OtherSettings { key, stored: text(stored), configured: text(configured) });
-                    }
-                }
+                self.settings = Settings::decode(bytes).map_err(unreadable)?;
+                self.vendors.set_below(self.settings.vendor_servers_below);
                 Ok(())
             }
             Section::Tenants => {
@@ -185,7 +160,10 @@ impl Detector {
                 while !get.is_empty() {
                     let name = get.str().map_err(unreadable)?;
                     let (clock, since) = (get.ticks().map_err(unreadable)?, get.ticks().map_err(unreadable)?);
-                    self.add_tenant(name, clock, since);
+                    let (gap, id) = (get.ticks().map_err(unreadable)?, self.add_tenant(name, clock, since));
+                    if let Some(tenant) = self.tenants.get_mut(id as usize) {
+                        tenant.gap = gap;
+                    }
                 }
                 Ok(())
             }
@@ -194,6 +172,13 @@ impl Detector {
             Section::Destinations => self.destinations.rows.load(bytes).map_err(unreadable),
             Section::Devices => self.devices.rows.load(bytes).map_err(unreadable),
             Section::Candidates => self.candidates.load(bytes).map_err(unreadable),
+            Section::Gaps => {
+                let mut get = Get(bytes);
+                while !get.is_empty() {
+                    self.gaps.insert(get.str().map_err(unreadable)?.into());
+                }
+                Ok(())
+            }
         }
     }
 
@@ -227,7 +212,7 @@ impl Detector {
         Ok(())
     }
 
-    fn clock_of(&self, tenant: u32) -> Ticks {
+    pub(super) fn clock_of(&self, tenant: u32) -> Ticks {
         self.tenants.get(tenant as usize).map_or(Ticks::MIN, |t| t.clock)
     }
 
@@ -326,32 +311,5 @@ impl Detector {
                 turn.timers.arm(&mut row.timer, due, Target::Candidate(id));
             }
         }
-    }
-
-    /// Everything observable of the state as bytes, rows in key order: equal for equal states, however they came about.
-    #[must_use]
-    pub fn digest(&self) -> Vec<u8> {
-        let mut lines = Vec::new();
-        for (_, d) in self.devices.rows.iter() {
-            let cut = self.clock_of(d.tenant).minus(self.settings.lookback);
-            for (destination, port, known) in d.connections.iter() {
-                let last = match known {
-                    Known::Last(t) => t,
-                    Known::Candidate(id) => self.candidates.row(id).last,
-                };
-                if window::holds(last, cut, Span::ZERO) {
-                    lines.push(format!(
-                        "{}/{}/{}/{port} {last:?} {}",
-                        d.tenant,
-                        d.name,
-                        self.destinations.rows.row(destination).ip,
-                        matches!(known, Known::Candidate(_))
-                    ));
-                }
-            }
-        }
-        lines.sort_unstable();
-        lines.extend(self.tenants.iter().map(|t| format!("{} {:?} {:?}", t.name, t.clock, t.observed_since)));
-        lines.join("\n").into_bytes()
     }
 }

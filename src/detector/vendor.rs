@@ -41,6 +41,11 @@ impl Vendors {
         Vendors { rows: Slab::default(), index: Index::new(seed), below: below as usize }
     }
 
+    /// Another threshold. Members are told nothing: the caller counts their rare vendors anew.
+    pub(crate) fn set_below(&mut self, below: u32) {
+        self.below = below as usize;
+    }
+
     /// The vendor's id; made when it is new. The caller retains it when a row is to name it.
     pub(crate) fn id(&mut self, tenant: u32, company: &str) -> u32 {
         let hash = self.index.hash_scoped(tenant, company.as_bytes());

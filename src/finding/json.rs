@@ -50,6 +50,7 @@ pub fn to_json(change: &Change, settings: &Settings, privileged: &Privileged) ->
         baseline: Baseline {
             previous_seen: change.previous_seen,
             observed_since: change.observed_since,
+            gap: change.gap,
             lookback: Text(settings.lookback),
         },
         late: change.late,
@@ -168,6 +169,8 @@ struct Baseline {
     #[serde(skip_serializing_if = "Option::is_none")]
     previous_seen: Option<Ticks>,
     observed_since: Ticks,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gap: Option<Ticks>,
     lookback: Text,
 }
 

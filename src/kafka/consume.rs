@@ -33,6 +33,8 @@ const TICK: Duration = Duration::from_millis(20);
 const RETRY: Duration = Duration::from_millis(250);
 /// The same error is told at most once in this time.
 const REPEAT: Duration = Duration::from_secs(5);
+/// Positions that did not move are committed again after this time: whether a broker took the last commit is not told.
+const COMMIT_ALL: Duration = Duration::from_secs(60);
 /// Messages and bytes of one partition that are taken from librdkafka ahead of the merge.
 const QUEUED_MESSAGES: usize = 64;
 const QUEUED_BYTES: usize = 1 << 20;
@@ -76,6 +78,7 @@ pub(super) struct Worker {
     told: HashMap<String, Instant>,
     committed: BTreeMap<PartitionId, NextOffset>,
     last_commit: Instant,
+    last_of_all: Instant,
     /// Log ends at the last commit, to tell an idle partition's from a moving one's.
     ends_before: HashMap<TopicPartition, NextOffset>,
 }
@@ -110,6 +113,7 @@ impl Worker {
             told: HashMap::new(),
             committed: BTreeMap::new(),
             last_commit: host_clock::monotonic(),
+            last_of_all: host_clock::monotonic(),
             ends_before: HashMap::new(),
         })
     }
@@ -338,7 +342,8 @@ impl Worker {
 
     /// Commits what changed. An idle partition is committed up to its log's end, also where no message is (markers of transactions).
     fn commit(&mut self) {
-        if self.consumer.context().commit_failed() {
+        if self.last_of_all.elapsed() >= COMMIT_ALL {
+            self.last_of_all = self.last_commit;
             self.committed.clear();
         }
         let ends = self.io.shared.ends().clone();

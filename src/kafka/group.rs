@@ -1,4 +1,5 @@
-//! librdkafka's callbacks of the input's consumer: what the group decides, what became of commits, where logs end.
+//! librdkafka's callbacks of the input's consumer: what the group decides, where logs end. (It tells nobody what became of commits that
+//! were not waited for.)
 //!
 //! Invariant: a callback only records, and never waits for the network or the receiver; the thread in `consume` acts on it. The one
 //! exception is giving partitions back, which a closing client waits for.
@@ -11,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 
@@ -32,7 +33,6 @@ pub(super) struct Context {
     shared: Arc<Shared>,
     rebalances: Mutex<Vec<Rebalance>>,
     closing: AtomicBool,
-    commit_failed: AtomicBool,
 }
 
 #[derive(serde::Deserialize)]
@@ -86,25 +86,11 @@ impl ConsumerContext for Context {
         }
         self.push(Rebalance::Revoke);
     }
-
-    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        if let Err(error) = result {
-            // The positions in the group are for people's tools: tried again with the next commit.
-            tracing::debug!(%error, "committing positions failed");
-            self.commit_failed.store(true, Ordering::Release);
-        }
-    }
 }
 
 impl Context {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Context {
-            log: Logged::default(),
-            shared,
-            rebalances: Mutex::default(),
-            closing: AtomicBool::new(false),
-            commit_failed: AtomicBool::new(false),
-        }
+        Context { log: Logged::default(), shared, rebalances: Mutex::default(), closing: AtomicBool::new(false) }
     }
 
     fn push(&self, rebalance: Rebalance) {
@@ -124,10 +110,5 @@ impl Context {
     /// From now on an assignment is declined at once.
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::Release);
-    }
-
-    /// Whether a commit failed since the last call.
-    pub(super) fn commit_failed(&self) -> bool {
-        self.commit_failed.swap(false, Ordering::AcqRel)
     }
 }

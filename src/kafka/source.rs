@@ -19,6 +19,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use super::client::{ClientError, KafkaSettings};
 use super::cluster::Cluster;
 use super::consume::{Consumption, Worker};
+use super::identity;
 use super::merge::Run;
 use super::position::{NextOffset, PartitionId, PartitionTable, TopicPartition};
 use crate::time::Ticks;
@@ -44,6 +45,8 @@ pub struct SourceConfig {
     pub table: PartitionTable,
     /// Stored positions: topic and partition → where to go on.
     pub positions: HashMap<(String, i32), NextOffset>,
+    /// The timestamp of the message before each stored position, where it is known: it shows whether the topic is the same.
+    pub stamps: HashMap<(String, i32), Ticks>,
     /// Where a topic starts of which no partition is in `positions`.
     pub start: Start,
     /// The order journal's runs, consumed first.
@@ -71,6 +74,7 @@ impl SourceConfig {
             topics,
             table: PartitionTable::new(),
             positions: HashMap::new(),
+            stamps: HashMap::new(),
             start: Start::Earliest,
             replay: Vec::new(),
             connect_timeout: Duration::from_secs(10),
@@ -191,7 +195,7 @@ pub enum SourceError {
     },
     /// A stored position lies behind the partition's end.
     #[error(
-        "{partition} ends at {end}, but was consumed up to {stored}: the topic was recreated or truncated; move the state directory away to start anew"
+        "{partition} ends at {end}, but was consumed up to {stored}: the topic was deleted and created again, or truncated; move the state directory away to start anew with it"
     )]
     PositionBeyondEnd {
         /// The partition.
@@ -200,6 +204,20 @@ pub enum SourceError {
         stored: NextOffset,
         /// Where the partition ends.
         end: NextOffset,
+    },
+    /// The message before a stored position is another one.
+    #[error(
+        "{partition} is not the topic that was consumed: the message at offset {offset} was appended at {consumed}, the one that is there now at {found}, so it was deleted and created again; move the state directory away to start anew with it"
+    )]
+    Recreated {
+        /// The partition.
+        partition: TopicPartition,
+        /// The message.
+        offset: i64,
+        /// Its timestamp when it was consumed.
+        consumed: Ticks,
+        /// Its timestamp now.
+        found: Ticks,
     },
     /// The order journal lists a partition that is no input any more.
     #[error(
@@ -298,6 +316,10 @@ pub fn start(config: SourceConfig) -> Result<SourceHandle, SourceError> {
             None => return Err(SourceError::ReplayPartition { partition: format!("partition id {}", run.partition.0) }),
         }
     }
+    let is_present = |(topic, partition): &(String, i32)| present.iter().any(|of| of.topic == *topic && of.partition == *partition);
+    let stamps = config.stamps.iter().filter(|(key, _)| is_present(key)).map(|(key, at)| (key.clone(), *at)).collect();
+    let looked_at = identity::there(&config.positions, &stamps, |of| Ok(cluster.ends(&of.topic, of.partition)?))?;
+    identity::check(&config.settings, looked_at, config.connect_timeout.min(Duration::from_secs(5)))?;
     let (events_tx, events) = bounded(config.channel_events.max(1));
     let (wake, wake_rx) = bounded(1);
     let (finished_tx, finished) = bounded(1);
@@ -321,7 +343,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(3);
 
 impl SourceHandle {
     /// Lets these positions be committed to the group: at most once a `commit_interval`, the last ones at the stop. They are for
-    /// people's tools; one that a broker did not take harms nothing, and is made up for when the position moves again.
+    /// people's tools; one that a broker did not take harms nothing, and is made up for within a minute.
     pub fn commit(&self, positions: &[(PartitionId, NextOffset)]) {
         self.shared.commits().extend(positions.iter().copied());
     }

@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 const TICK: Duration = Duration::from_millis(100);
 /// How often metrics of the state, lag and positions are brought up to date.
 const REPORT: Duration = Duration::from_secs(1);
+/// How long a disk that refused rests.
+const RETRY: Duration = Duration::from_secs(1);
 
 pub(super) struct Core {
     course: Course,
@@ -64,7 +66,7 @@ impl Core {
             match self.decoded.recv_timeout(if self.course.is_copying() { Duration::from_millis(1) } else { TICK }) {
                 Ok(Decoded::Messages { batch, origins }) => self.messages(&batch, &origins)?,
                 Ok(Decoded::Other(event)) => self.event(event)?,
-                Err(RecvTimeoutError::Timeout) => self.course.idle(host_clock::now())?,
+                Err(RecvTimeoutError::Timeout) => self.course.idle(host_clock::now(), host_clock::monotonic())?,
                 Err(RecvTimeoutError::Disconnected) => return Err(ServiceError::Ended("input")),
             }
             self.course.continue_snapshot(host_clock::monotonic())?;
@@ -77,15 +79,37 @@ impl Core {
     }
 
     fn messages(&mut self, batch: &Batch, origins: &[Origin]) -> Result<(), ServiceError> {
-        self.course.messages(batch, origins)?;
+        self.course.messages(batch, origins, host_clock::monotonic())?;
         self.shared.consumed.fetch_add(origins.len() as u64, Ordering::AcqRel);
         self.count(origins);
         Ok(())
     }
 
     fn event(&mut self, event: SourceEvent) -> Result<(), ServiceError> {
-        let Some(first) = self.course.event(event, host_clock::monotonic())? else { return Ok(()) };
-        if counts(&first, host_clock::monotonic() + DRAIN_WITHIN) { Ok(()) } else { Err(ServiceError::FirstSnapshot) }
+        let Some(mut snapshot) = self.course.event(event, host_clock::monotonic())? else { return Ok(()) };
+        let mut failed_before = false;
+        while !self.shared.stop.load(Ordering::Acquire) {
+            if let Ok(outcome) = self.failed.try_recv() {
+                return outcome.and(Err(ServiceError::Ended("publisher")));
+            }
+            match snapshot.recv_timeout(TICK) {
+                Ok(true) => {
+                    if failed_before {
+                        self.shared.health.go_on();
+                    }
+                    return Ok(());
+                }
+                Ok(false) => {
+                    failed_before = true;
+                    self.shared.health.hold_up("a snapshot that must come first can't be written (its error is logged); nothing is consumed until it can. Make room in state.dir: it goes on by itself");
+                    std::thread::park_timeout(RETRY);
+                    snapshot = self.course.whole_snapshot(host_clock::monotonic())?;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(ServiceError::Ended("snapshots")),
+            }
+        }
+        Ok(())
     }
 
     fn count(&mut self, origins: &[Origin]) {
@@ -123,6 +147,11 @@ impl Core {
         }
         self.last_report = host_clock::monotonic();
         let metrics = &self.shared.metrics;
+        if let Some(by) = self.course.host_clock_step(host_clock::now(), self.last_report) {
+            let seconds = by / crate::time::TICKS_PER_SECOND;
+            tracing::warn!(seconds, "the host's clock was stepped; the arrival clock does not follow, and no state is lost by it");
+            metrics.host_clock_stepped();
+        }
         let tracked = self.course.task().detector().tracked();
         for (kind, n) in [
             (Tracked::Connection, tracked.connections),

@@ -4,6 +4,7 @@
 //! stands between what the snapshot holds and what comes after. Nothing is waited for here and no clock is read: the owner
 //! (`core`'s thread, or a simulation) brings events, instants and patience.
 
+use super::idle::IdleClock;
 use super::publisher::Work;
 use super::restore::{Outputs, published_since};
 use super::snapshots::Piece;
@@ -75,6 +76,7 @@ impl Timing {
 struct SnapshotUnderWay {
     fence: Receiver<Positions>,
     input: Positions,
+    stamps: Positions,
 }
 
 /// Hears whether a snapshot that the owner has to wait for counts.
@@ -93,11 +95,15 @@ pub struct Course {
     snapshot: Option<SnapshotUnderWay>,
     snapshot_done: Option<Counts>,
     last_snapshot: Option<Instant>,
+    idle_clock: IdleClock,
     caught_up: bool,
     owns_all: bool,
     /// A partition holds the others back, and readiness says so.
     waiting: bool,
     is_new: bool,
+    stop_on_gap: bool,
+    /// A gap was met, and no snapshot holds it yet.
+    gap: bool,
     turnout: Turnout,
     rows: Vec<(Section, Vec<u8>)>,
 }
@@ -125,10 +131,13 @@ impl Course {
             snapshot: None,
             snapshot_done: None,
             last_snapshot: None,
+            idle_clock: IdleClock::new(timing.idle_delay.unwrap_or(Span::ZERO)),
             caught_up: false,
             owns_all: false,
             waiting: false,
             is_new,
+            stop_on_gap: false,
+            gap: false,
             turnout: Turnout::default(),
             rows: Vec::new(),
         }
@@ -141,6 +150,12 @@ impl Course {
     pub fn with_second_reading(mut self, outputs: Box<dyn Outputs>, ends: Positions) -> Course {
         self.second_reading = Some((outputs, ends));
         self
+    }
+
+    /// Ends at a gap in the input instead of going on.
+    #[must_use]
+    pub fn stopping_on_gaps(self, stop_on_gap: bool) -> Course {
+        Course { stop_on_gap, ..self }
     }
 
     /// The task, to read.
@@ -166,12 +181,15 @@ impl Course {
         self.owns_all && !self.task.is_replaying()
     }
 
-    /// Takes messages in merged order.
+    /// Takes messages in merged order; `now` is when they came.
     ///
     /// # Errors
     /// The publisher is gone.
-    pub fn messages(&mut self, batch: &Batch, origins: &[Origin]) -> Result<(), ServiceError> {
+    pub fn messages(&mut self, batch: &Batch, origins: &[Origin], now: Instant) -> Result<(), ServiceError> {
         self.caught_up = false;
+        if let Some(appended) = origins.iter().filter_map(|origin| origin.timestamp).max() {
+            self.idle_clock.data(appended, now);
+        }
         if std::mem::take(&mut self.waiting) && self.owns_all && !self.task.is_replaying() {
             self.shared.health.set_ready();
         }
@@ -207,8 +225,9 @@ impl Course {
         let _ = self.pieces.send(piece);
     }
 
-    /// Takes an event that is not messages. When it gives a [`Counts`], nothing more may be taken before that has said true: where
-    /// reading began must be known to a restart before anything depends on it. False is [`ServiceError::FirstSnapshot`].
+    /// Takes an event that is not messages. When it gives a [`Counts`], nothing more may be taken before that has said true: what a
+    /// restart could not find out again (where reading began) must be stored before anything depends on it. When it says false,
+    /// [`Course::whole_snapshot`] tries again.
     ///
     /// # Errors
     /// The source failed for good, the publisher is gone, or the output topics can't be read.
@@ -257,6 +276,9 @@ impl Course {
                 }
                 self.hand_on()?;
                 self.shared.health.set_ready();
+                if std::mem::take(&mut self.gap) {
+                    return self.whole_snapshot(now).map(Some);
+                }
             }
             SourceEvent::CaughtUp => {
                 self.caught_up = true;
@@ -266,9 +288,18 @@ impl Course {
             }
             SourceEvent::Gap { partition, from, to } => {
                 let of = self.task.partitions().get(partition).map(ToString::to_string).unwrap_or_default();
-                tracing::error!(partition = of, %from, %to, "messages are gone from the input: retention passed the stored position; findings may be missing or wrong for what they held");
+                if self.stop_on_gap {
+                    return Err(ServiceError::Gap { partition: of, from, to });
+                }
+                tracing::error!(partition = of, %from, %to, "messages are gone from the input: retention passed the stored position; findings may be missing or wrong for what they held, and say so by baseline.gap");
                 self.shared.metrics.messages_gone((to.0 - from.0).max(0) as u64);
                 self.task.skipped_to(partition, to);
+                if self.task.is_replaying() {
+                    // It waits for the replay's end, where what is published and what is known are brought together.
+                    self.gap = true;
+                } else {
+                    return self.whole_snapshot(now).map(Some);
+                }
             }
             SourceEvent::Waiting { partition } => {
                 let of = self.task.partitions().get(partition).map(ToString::to_string).unwrap_or_default();
@@ -282,19 +313,26 @@ impl Course {
         Ok(None)
     }
 
-    /// Nothing came for a while; `wall` is the host's wall clock.
+    /// Nothing came for a while; `wall` is the host's wall clock, which a step of it can't move past what the data and the monotonic
+    /// time since bear out.
     ///
     /// # Errors
     /// The publisher is gone.
-    pub fn idle(&mut self, wall: Ticks) -> Result<(), ServiceError> {
-        let Some(delay) = self.timing.idle_delay.filter(|_| self.caught_up && self.owns_all && !self.task.is_replaying()) else {
+    pub fn idle(&mut self, wall: Ticks, now: Instant) -> Result<(), ServiceError> {
+        if self.timing.idle_delay.is_none() || !self.caught_up || !self.owns_all || self.task.is_replaying() {
             return Ok(());
-        };
-        // By whole seconds: one journal entry a second at most.
-        let second = crate::time::TICKS_PER_SECOND;
-        let to = Ticks(wall.minus(delay).0 / second * second);
+        }
+        if let Some(clock) = self.task.detector().clocks().map(|(_, clock)| clock).max() {
+            self.idle_clock.begin(clock, now);
+        }
+        let Some(to) = self.idle_clock.advance(wall, now) else { return Ok(()) };
         self.task.idle(to, &mut self.turnout);
         self.hand_on()
+    }
+
+    /// How far the host's clock was stepped since the last call, in ticks; `None` when it was not.
+    pub fn host_clock_step(&mut self, wall: Ticks, now: Instant) -> Option<i64> {
+        self.idle_clock.step(wall, now)
     }
 
     fn begin_snapshot(&mut self, now: Instant) -> Result<(), ServiceError> {
@@ -302,7 +340,7 @@ impl Course {
         let (fence_in, fence) = bounded(1);
         self.task.detector_mut().begin_snapshot();
         self.task.begin_segment();
-        self.snapshot = Some(SnapshotUnderWay { fence, input: self.task.positions().clone() });
+        self.snapshot = Some(SnapshotUnderWay { fence, input: self.task.positions().clone(), stamps: self.task.stamps() });
         self.last_snapshot = Some(now);
         self.piece(Piece::Begin { n: self.segment });
         self.send(Work::Rotate { segment: self.segment, fence: fence_in })
@@ -338,19 +376,26 @@ impl Course {
             self.piece(Piece::Rows(section, bytes));
         }
         self.rows = rows;
-        if whole && let Some(SnapshotUnderWay { fence, mut input }) = self.snapshot.take() {
+        if whole && let Some(SnapshotUnderWay { fence, mut input, stamps }) = self.snapshot.take() {
             if planted::is(Bug::SnapshotPositionsLate) {
                 input.clone_from(self.task.positions());
             }
             let (done_in, done) = bounded(1);
-            self.piece(Piece::End { input, fence, done: done_in });
+            self.piece(Piece::End { input, stamps, fence, done: done_in });
             self.snapshot_done = Some(done);
         }
         whole
     }
 
-    /// A snapshot from beginning to end.
-    fn whole_snapshot(&mut self, now: Instant) -> Result<Counts, ServiceError> {
+    /// A snapshot from beginning to end, instead of one that is being copied.
+    ///
+    /// # Errors
+    /// The publisher is gone.
+    pub fn whole_snapshot(&mut self, now: Instant) -> Result<Counts, ServiceError> {
+        if self.snapshot.take().is_some() {
+            self.task.detector_mut().abandon_snapshot();
+            self.piece(Piece::Abandon);
+        }
         self.begin_snapshot(now)?;
         while !self.copy(8 << 20) {}
         Ok(self.snapshot_done.take().expect("INV: a snapshot that is wholly copied has an end"))
@@ -367,10 +412,6 @@ impl Course {
     /// # Errors
     /// The publisher is gone.
     pub fn last_snapshot(&mut self, now: Instant) -> Result<Option<Counts>, ServiceError> {
-        if self.snapshot.take().is_some() {
-            self.task.detector_mut().abandon_snapshot();
-            self.piece(Piece::Abandon);
-        }
         if self.task.is_replaying() || self.is_new {
             return Ok(None);
         }

@@ -2,20 +2,21 @@
 //!
 //! Invariant (INV-journal): a message is handed to the broker only after everything that the task consumed before it is synced.
 //! Work that came in meanwhile is taken together: one sync for all (group sync).
+//!
+//! While the disk refuses, nothing is taken and nothing published; what was taken is kept and tried again.
 
-use super::{ServiceError, crash};
+use super::{ServiceError, Shared, crash};
 use crate::host_clock;
 use crate::kafka::sink::{Delivery, Outgoing, PublishError, Sink, SinkError};
-use crate::metrics::Metrics;
 use crate::planted::{self, Bug};
 use crate::state::Store;
-use crate::state::disk::DiskFile;
+use crate::state::segment::Segment;
 use crate::state::snapshot::Positions;
 use crate::task::Publication;
 use crate::time::Ticks;
-use crossbeam_channel::{Receiver, Sender, TryRecvError};
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::time::Duration;
 
 /// The output topics, seen from here: the seam at which tests put a broker of their own.
@@ -77,6 +78,8 @@ pub enum Turn {
     Idle,
     /// Nothing to do, and nothing will come: the task is gone.
     TaskGone,
+    /// The disk refuses; tried again at the next turn.
+    Stalled,
 }
 
 struct Waiting {
@@ -115,9 +118,9 @@ struct Fence {
 /// The journal's and the sink's owner.
 pub struct Publisher<P> {
     store: Store,
-    journal: Box<dyn DiskFile>,
+    journal: Segment,
     sink: P,
-    metrics: Arc<Metrics>,
+    shared: Shared,
     /// End of each output partition, as far as it is known: nothing that is published from now on stands before it.
     output: Positions,
     work: Receiver<Work>,
@@ -125,36 +128,50 @@ pub struct Publisher<P> {
     next_token: u64,
     fences: Vec<Fence>,
     drains: Vec<Sender<()>>,
-    unsynced: bool,
+    /// Taken, to be published once the journal is synced.
+    publications: VecDeque<Publication>,
+    /// Taken, to be done after that: a rotation or a drain.
+    then: Option<Work>,
+    /// The segment has its end frame, and the next one is not begun.
+    ended: bool,
+    /// The disk refused, and was not heard to take anything since.
+    stalled: bool,
 }
 
 /// Work that is taken together before a sync.
 const GROUP: usize = 256;
 /// Bytes of publications with which a group is closed: what is taken waits in memory while the brokers are slow.
 const GROUP_BYTES: usize = 4 << 20;
+/// Bytes of the journal that may wait for a sync: they are kept in memory until then.
+const UNSYNCED_BYTES: usize = 1 << 20;
+/// How long a disk that refused rests.
+const RETRY: Duration = Duration::from_millis(500);
 
 impl<P: Publish> Publisher<P> {
     /// Writes to `journal`, the segment just begun, and to `sink`; the output topics end at `output`.
-    pub fn new(store: Store, journal: Box<dyn DiskFile>, sink: P, metrics: Arc<Metrics>, output: Positions, work: Receiver<Work>) -> Self {
+    pub fn new(store: Store, journal: Segment, sink: P, shared: &Shared, output: Positions, work: Receiver<Work>) -> Self {
         Publisher {
             store,
             journal,
             sink,
-            metrics,
+            shared: shared.clone(),
             output,
             work,
             outstanding: BTreeMap::new(),
             next_token: 0,
             fences: Vec::new(),
             drains: Vec::new(),
-            unsynced: false,
+            publications: VecDeque::new(),
+            then: None,
+            ended: false,
+            stalled: false,
         }
     }
 
     /// Works until the task is gone and everything is done.
     ///
     /// # Errors
-    /// The journal can't be written, or the sink is beyond use.
+    /// The sink is beyond use.
     pub fn run(mut self) -> Result<(), ServiceError> {
         loop {
             match self.turn()? {
@@ -166,9 +183,14 @@ impl<P: Publish> Publisher<P> {
                     }
                 }
                 Turn::Idle => match self.work.recv() {
-                    Ok(first) => self.group(first)?,
+                    Ok(first) => drop(self.group(first)?),
                     Err(_) => return self.finish(),
                 },
+                Turn::Stalled => {
+                    if let Some(delivery) = self.sink.next_delivery(RETRY) {
+                        self.delivered(delivery)?;
+                    }
+                }
                 Turn::TaskGone => return self.finish(),
             }
         }
@@ -177,74 +199,118 @@ impl<P: Publish> Publisher<P> {
     /// Takes the work that waits and the deliveries that have come; waits for neither.
     ///
     /// # Errors
-    /// The journal can't be written, or the sink is beyond use.
+    /// The sink is beyond use.
     pub fn turn(&mut self) -> Result<Turn, ServiceError> {
-        let mut turn = match self.work.try_recv() {
-            Ok(first) => {
-                self.group(first)?;
-                Turn::Busy
+        let mut turn = if self.stalled && !self.carry_out()? {
+            Turn::Stalled
+        } else {
+            match self.work.try_recv() {
+                Ok(first) => {
+                    if self.group(first)? {
+                        Turn::Busy
+                    } else {
+                        Turn::Stalled
+                    }
+                }
+                Err(TryRecvError::Empty) => Turn::Idle,
+                Err(TryRecvError::Disconnected) => Turn::TaskGone,
             }
-            Err(TryRecvError::Empty) => Turn::Idle,
-            Err(TryRecvError::Disconnected) => Turn::TaskGone,
         };
         while let Some(delivery) = self.sink.next_delivery(Duration::ZERO) {
             self.delivered(delivery)?;
-            turn = Turn::Busy;
+            turn = if turn == Turn::Stalled { turn } else { Turn::Busy };
         }
         self.check()?;
         Ok(turn)
     }
 
-    /// Takes `first` and what waits behind it, up to a bound, with one sync for all.
-    fn group(&mut self, first: Work) -> Result<(), ServiceError> {
-        let mut publications = Vec::new();
+    /// Takes `first` and what waits behind it, up to a bound or a rotation, with one sync for all.
+    /// False when the disk refuses.
+    fn group(&mut self, first: Work) -> Result<bool, ServiceError> {
         let mut next = Some(first);
         let (mut taken, mut bytes) = (0, 0);
         while let Some(work) = next {
             match work {
                 Work::Step { journal, publications: more } => {
-                    if !journal.is_empty() {
-                        self.journal.write_all(&journal).map_err(ServiceError::Journal)?;
-                        self.unsynced = true;
-                    }
+                    self.journal.append(&journal);
                     bytes += more.iter().map(|p| p.outgoing.payload.len()).sum::<usize>();
-                    publications.extend(more);
+                    self.publications.extend(more);
                 }
-                Work::Rotate { segment, fence } => {
-                    self.publish(&mut publications)?;
-                    self.rotate(segment, fence)?;
-                }
-                Work::Drain { done } => {
-                    self.publish(&mut publications)?;
-                    self.drains.push(done);
-                    self.release();
+                other => {
+                    self.then = Some(other);
+                    break;
                 }
             }
             taken += 1;
             next = if taken < GROUP && bytes < GROUP_BYTES { self.work.try_recv().ok() } else { None };
         }
-        self.publish(&mut publications)
+        self.carry_out()
     }
 
-    fn sync(&mut self) -> Result<(), ServiceError> {
-        if self.unsynced {
+    /// Does all that was taken; false when the disk refuses, and what is left to do is kept.
+    fn carry_out(&mut self) -> Result<bool, ServiceError> {
+        if let Err(error) = self.journal.write() {
+            return Ok(self.stall(&error));
+        }
+        if self.stalled || !self.publications.is_empty() || self.then.is_some() || self.journal.unsynced() > UNSYNCED_BYTES {
+            if !planted::is(Bug::PublishBeforeSync)
+                && let Err(error) = self.sync()
+            {
+                return Ok(self.stall(&error));
+            }
+            self.publish()?;
+        }
+        match self.then.take() {
+            Some(Work::Rotate { segment, fence }) => {
+                if let Err(error) = self.rotate(segment) {
+                    self.then = Some(Work::Rotate { segment, fence });
+                    return Ok(self.stall(&error));
+                }
+                let before = if planted::is(Bug::FenceNotAwaited) { 0 } else { self.next_token };
+                self.fences.push(Fence { before, positions: self.output.clone(), tell: fence });
+            }
+            Some(Work::Drain { done }) => self.drains.push(done),
+            Some(Work::Step { .. }) | None => {}
+        }
+        self.release();
+        if std::mem::take(&mut self.stalled) {
+            tracing::warn!("state.dir can be written again; going on, nothing is lost");
+            self.shared.health.go_on();
+        }
+        Ok(true)
+    }
+
+    fn stall(&mut self, error: &io::Error) -> bool {
+        self.shared.metrics.state_write_failed();
+        if !std::mem::replace(&mut self.stalled, true) {
+            let reason = format!(
+                "state.dir can't be written: {error}; nothing is consumed or published until it can. Make room, or mend the disk: it goes on by itself"
+            );
+            tracing::error!("{reason}");
+            self.shared.health.hold_up(reason);
+        }
+        if let Some(Work::Rotate { fence, .. }) = &mut self.then {
+            // The snapshot is given up: its file may take the very room that is missing.
+            *fence = bounded(1).0;
+        }
+        false
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        if self.journal.unsynced() > 0 {
             let start = host_clock::monotonic();
-            self.journal.flush().and_then(|()| self.journal.sync()).map_err(ServiceError::Journal)?;
-            self.metrics.journal_synced(start.elapsed());
-            self.unsynced = false;
+            self.journal.sync()?;
+            self.shared.metrics.journal_synced(start.elapsed());
         }
         Ok(())
     }
 
-    fn publish(&mut self, publications: &mut Vec<Publication>) -> Result<(), ServiceError> {
-        if publications.is_empty() {
+    fn publish(&mut self) -> Result<(), ServiceError> {
+        if self.publications.is_empty() {
             return Ok(());
         }
-        if !planted::is(Bug::PublishBeforeSync) {
-            self.sync()?;
-        }
         crash::point("journal-synced");
-        for Publication { mut outgoing, appended } in publications.drain(..) {
+        while let Some(Publication { mut outgoing, appended }) = self.publications.pop_front() {
             outgoing.token = self.next_token;
             let shorter = without_value(&outgoing);
             self.outstanding.insert(self.next_token, Waiting { topic: outgoing.topic.clone(), appended, shorter });
@@ -284,13 +350,13 @@ impl<P: Publish> Publisher<P> {
         }
     }
 
-    fn rotate(&mut self, segment: u64, fence: Sender<Positions>) -> Result<(), ServiceError> {
+    fn rotate(&mut self, segment: u64) -> io::Result<()> {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.journal.append_end();
+        }
         self.sync()?;
-        self.journal = self.store.begin_segment(segment).map_err(ServiceError::Journal)?;
-        self.unsynced = true;
-        let before = if planted::is(Bug::FenceNotAwaited) { 0 } else { self.next_token };
-        self.fences.push(Fence { before, positions: self.output.clone(), tell: fence });
-        self.release();
+        self.journal = self.store.begin_segment(segment)?;
+        self.ended = false;
         Ok(())
     }
 
@@ -315,7 +381,7 @@ impl<P: Publish> Publisher<P> {
         if let Some(waiting) = self.outstanding.remove(&delivery.token) {
             if let Some(appended) = waiting.appended {
                 let after = host_clock::now().0.saturating_sub(appended.0).max(0) as u64;
-                self.metrics.finding_acknowledged(Duration::from_nanos(after.saturating_mul(100)));
+                self.shared.metrics.finding_acknowledged(Duration::from_nanos(after.saturating_mul(100)));
             }
             let end = self.output.entry((waiting.topic, partition)).or_insert(0);
             *end = (offset + 1).max(*end);
@@ -347,7 +413,10 @@ impl<P: Publish> Publisher<P> {
     }
 
     fn finish(mut self) -> Result<(), ServiceError> {
-        self.sync()?;
+        if let Err(error) = self.sync() {
+            // Nothing that was published depends on it; a restart consumes it again.
+            self.stall(&error);
+        }
         while !self.outstanding.is_empty() {
             if let Some(delivery) = self.sink.next_delivery(Duration::from_millis(50)) {
                 self.delivered(delivery)?;
@@ -357,3 +426,6 @@ impl<P: Publish> Publisher<P> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,7 @@ use crate::state::Recovered;
 use crate::state::journal::Entry;
 use crate::state::snapshot::Positions;
 use crate::task::{DeadLetterKey, Format, Published, Task};
+use crate::time::Ticks;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The output topics as a start reads them: the seam at which tests put a broker of their own.
@@ -43,6 +44,8 @@ pub struct Restored {
     pub task: Task,
     /// Where the input goes on: topic and partition → next offset.
     pub positions: HashMap<(String, i32), NextOffset>,
+    /// The timestamps of the messages before these, as far as they are known.
+    pub stamps: HashMap<(String, i32), Ticks>,
     /// What of the input comes first, in this order.
     pub replay: Vec<Run>,
     /// Where the output topics ended.
@@ -56,9 +59,13 @@ pub struct Restored {
 /// Makes a task of what recovery found and what the output topics hold.
 ///
 /// # Errors
-/// The output topics can't be read.
+/// The state was kept by other settings, or the output topics can't be read.
 pub fn restore(recovered: Recovered, format: Format, outputs: &mut dyn Outputs) -> Result<Restored, ServiceError> {
-    let Recovered { detector, input, output, entries, next_segment, .. } = recovered;
+    let (stored, configured) = (recovered.detector.settings().described(), format.settings.described());
+    if let Some(((key, stored), (_, configured))) = stored.into_iter().zip(configured).find(|(a, b)| a != b) {
+        return Err(ServiceError::OtherSettings { key, stored, configured });
+    }
+    let Recovered { detector, input, stamps, output, entries, next_segment, .. } = recovered;
     let is_new = input.is_none();
     let topics = [format.findings_topic.clone(), format.dead_letter_topic.clone()];
     let (published, ends) = if is_new || planted::is(Bug::OutputReadFromItsEnd) {
@@ -73,7 +80,7 @@ pub fn restore(recovered: Recovered, format: Format, outputs: &mut dyn Outputs) 
     };
     let positions = input.unwrap_or_default();
     let runs = runs(&entries);
-    let task = Task::new(detector, format, positions.clone(), entries, published);
+    let task = Task::new(detector, format, positions.clone(), entries, published).with_stamps(&stamps);
     let mut replay: Vec<Run> = runs
         .into_iter()
         .filter_map(|(topic, partition, upto)| Some(Run { partition: task.partitions().id(&topic, partition)?, upto: NextOffset(upto) }))
@@ -82,7 +89,8 @@ pub fn restore(recovered: Recovered, format: Format, outputs: &mut dyn Outputs) 
         replay.sort_by_key(|run| run.partition);
     }
     let positions = positions.into_iter().map(|(of, next)| (of, NextOffset(next))).collect();
-    Ok(Restored { task, positions, replay, ends, next_segment, is_new })
+    let stamps = stamps.into_iter().map(|(of, at)| (of, Ticks(at))).collect();
+    Ok(Restored { task, positions, stamps, replay, ends, next_segment, is_new })
 }
 
 /// What the topics hold from these positions on, and where they end now.
@@ -119,7 +127,8 @@ fn runs(entries: &[Entry]) -> Vec<(String, i32, i64)> {
 fn note(published: &mut Published, record: &Record<'_>) {
     let text = |name: &str| record.header(name).and_then(|v| std::str::from_utf8(v).ok());
     if let (Some(id), Some(revision)) = (finding_id(record.key), text("revision").and_then(|r| r.parse().ok())) {
-        published.changes.insert((id, revision));
+        let open = matches!(text("change"), Some("opened" | "updated"));
+        published.note(id, revision, open, record.payload);
     }
     let source = || -> Option<DeadLetterKey> {
         let index = match text("source-record") {

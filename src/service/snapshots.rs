@@ -25,6 +25,8 @@ pub enum Piece {
     End {
         /// Where the input stood.
         input: Positions,
+        /// The broker's timestamps of the messages before these, in ticks.
+        stamps: Positions,
         /// It counts when this has said that what was published before it is acknowledged, with the output positions.
         fence: Receiver<Positions>,
         /// Hears whether it counts.
@@ -60,6 +62,7 @@ impl SnapshotWriter {
     pub fn write(&mut self, piece: Piece) {
         if let Err(error) = self.piece(piece) {
             self.writer = None;
+            self.metrics.state_write_failed();
             tracing::error!(%error, "a snapshot could not be written; the one before it and the journal still hold everything. Make room in state.dir");
         }
     }
@@ -80,8 +83,8 @@ impl SnapshotWriter {
                 self.writer = None;
                 Ok(())
             }
-            Piece::End { input, fence, done } => {
-                let outcome = self.end(&input, &fence);
+            Piece::End { input, stamps, fence, done } => {
+                let outcome = self.end(&input, &stamps, &fence);
                 // Nobody may be waiting for it.
                 let _ = done.send(outcome.is_ok());
                 let (bytes, took) = (outcome?, self.begun.elapsed());
@@ -92,9 +95,10 @@ impl SnapshotWriter {
         }
     }
 
-    fn end(&mut self, input: &Positions, fence: &Receiver<Positions>) -> io::Result<u64> {
+    fn end(&mut self, input: &Positions, stamps: &Positions, fence: &Receiver<Positions>) -> io::Result<u64> {
         let mut writer = self.writer.take().ok_or_else(|| io::Error::other("an earlier write of it failed"))?;
         let output = fence.recv().map_err(|_| io::Error::other("the changes before it were not acknowledged"))?;
+        writer.stamps(stamps)?;
         writer.seal(input, &output)?;
         crash::point("snapshot-rename");
         let bytes = writer.rename()?;

@@ -6,7 +6,7 @@ use super::publisher::Publisher;
 use super::restore::{Outputs, Restored, restore};
 use super::snapshots::SnapshotWriter;
 use super::{ServiceError, Shared, kafka_settings};
-use crate::config::{Config, Start};
+use crate::config::{Config, OnGap, Start};
 use crate::defender::decode::{Decoder, Limits};
 use crate::finding::severity::Privileged;
 use crate::host_clock;
@@ -54,7 +54,7 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
         privileged: Privileged::new(&config.detection.privileged_servers).unwrap_or_else(|_| Privileged::none()),
     };
     let mut outputs = Brokers(kafka.clone());
-    let Restored { task, positions, replay, ends, next_segment, is_new } = restore(recovered, format, &mut outputs)?;
+    let Restored { task, positions, stamps, replay, ends, next_segment, is_new } = restore(recovered, format, &mut outputs)?;
     for change in task.detector().open_findings() {
         shared.view.apply(&change);
     }
@@ -71,6 +71,7 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     let mut source_config = SourceConfig::new(kafka.clone(), config.input.topics.clone());
     source_config.table = task.partitions().clone();
     source_config.positions = positions;
+    source_config.stamps = stamps;
     source_config.replay = replay;
     source_config.start = match config.input.start {
         Start::Earliest => source::Start::Earliest,
@@ -80,7 +81,7 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     let journal = store.begin_segment(next_segment).map_err(ServiceError::Journal)?;
     let sink = Sink::new(&kafka, SinkLimits::default())?;
     let (work, work_out) = bounded(STEPS);
-    let publisher = Publisher::new(store.clone(), journal, sink, Arc::clone(&shared.metrics), ends.clone(), work_out);
+    let publisher = Publisher::new(store.clone(), journal, sink, shared, ends.clone(), work_out);
     let (failed_in, failed) = bounded(1);
     spawn("publisher", move || {
         // Told to the task, which ends for it.
@@ -95,7 +96,8 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     shared.metrics.state_restored(begun.elapsed());
     shared.health.set_unready("waiting for partitions to be assigned");
     let course = Course::new(task, shared.clone(), Timing::of(config), work, pieces, next_segment, is_new)
-        .with_second_reading(Box::new(outputs), ends);
+        .with_second_reading(Box::new(outputs), ends)
+        .stopping_on_gaps(config.input.on_gap == OnGap::Stop);
     Ok(Core::new(course, shared.clone(), store, source, decoded, snapshot_thread, failed))
 }
 

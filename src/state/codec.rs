@@ -5,8 +5,9 @@
 //! | 1–7 | the detector's sections, see [`crate::detector::snapshot::Section`] | snapshot |
 //! | 32 | input positions: (topic, partition, next offset) | snapshot |
 //! | 33 | output positions: (topic, partition, next offset) | snapshot |
+//! | 34 | timestamps of the messages before the input positions | snapshot |
 //! | 48 | journal entries | journal |
-//! | 127 | end: how many frames came before it; a snapshot without it is not whole | snapshot |
+//! | 127 | end: how many frames came before it; a snapshot without it is not whole, a journal segment without it was not ended in order | both |
 //!
 //! A file begins with eight bytes of magic and the format version. A frame is `kind u8, length u32, crc u32, payload`, all
 //! little-endian; the checksum covers kind, length and payload.
@@ -15,11 +16,13 @@ use crate::planted::{self, Bug};
 use std::io::{self, Read, Write};
 
 /// Version of both files; a change of any row's layout raises it.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// Input positions.
 pub const INPUT_POSITIONS: u8 = 32;
 /// Output positions.
 pub const OUTPUT_POSITIONS: u8 = 33;
+/// Timestamps of the messages before the input positions.
+pub const INPUT_STAMPS: u8 = 34;
 /// A group of journal entries.
 pub const JOURNAL_ENTRIES: u8 = 48;
 /// The end of a snapshot.
@@ -56,15 +59,41 @@ pub enum FrameError {
     #[error("it is not a firstseen state file")]
     Magic,
     /// Written by another version.
-    #[error("it has format version {0}, this program reads version {FORMAT_VERSION}; use the program that wrote it, or a new state.dir")]
-    Version(u32),
+    #[error("it has format version {version}, this program reads version {FORMAT_VERSION} and converts no other: {}", way_out(*.version))]
+    Version {
+        /// The version it has.
+        version: u32,
+    },
     /// Cut off inside a frame, or before the end.
-    #[error("it is cut off after {0} whole frames")]
-    Cut(u64),
+    #[error("it is cut off at offset {offset}, after {frames} whole frames")]
+    Cut {
+        /// Whole frames before.
+        frames: u64,
+        /// Where the frame that is not whole begins, in bytes from the file's beginning.
+        offset: u64,
+    },
     /// A checksum is wrong.
-    #[error("the checksum of frame {0} is wrong: the file is damaged")]
-    Checksum(u64),
+    #[error("the checksum of frame {frame}, at offset {offset}, is wrong: the file is damaged")]
+    Checksum {
+        /// Frames before it.
+        frame: u64,
+        /// Where it begins, in bytes from the file's beginning.
+        offset: u64,
+    },
 }
+
+fn way_out(version: u32) -> &'static str {
+    if version > FORMAT_VERSION {
+        "run the newer program that wrote it, or move this state.dir away and start with a new state.dir, which is built again from the input topic (input.start = \"earliest\")"
+    } else {
+        "run the older program that wrote it, or move this state.dir away and start with a new state.dir, which is built again from the input topic (input.start = \"earliest\")"
+    }
+}
+
+/// Bytes before the first frame.
+pub const HEADER: u64 = 12;
+/// Bytes of a frame before its payload.
+pub const FRAME_HEAD: u64 = 9;
 
 /// Writes a file's beginning.
 ///
@@ -100,6 +129,10 @@ pub struct Frames<R> {
     input: R,
     /// Whole frames read so far.
     pub frames: u64,
+    /// Where the frame that was read last begins, or the one that could not be read; in bytes from the file's beginning.
+    pub at: u64,
+    /// Where the next one begins.
+    next_at: u64,
 }
 
 impl<R: Read> Frames<R> {
@@ -110,7 +143,7 @@ impl<R: Read> Frames<R> {
     pub fn open(mut input: R, kind: FileKind) -> Result<Self, FrameError> {
         let mut header = [0; 12];
         if !fill(&mut input, &mut header)? {
-            return Err(FrameError::Cut(0));
+            return Err(FrameError::Cut { frames: 0, offset: 0 });
         }
         let [magic @ .., a, b, c, d] = header;
         if &magic != kind.magic() {
@@ -118,9 +151,9 @@ impl<R: Read> Frames<R> {
         }
         let version = u32::from_le_bytes([a, b, c, d]);
         if version != FORMAT_VERSION {
-            return Err(FrameError::Version(version));
+            return Err(FrameError::Version { version });
         }
-        Ok(Frames { input, frames: 0 })
+        Ok(Frames { input, frames: 0, at: HEADER, next_at: HEADER })
     }
 
     /// The next frame's kind, its payload in `payload`; `None` at a clean end of the file.
@@ -130,29 +163,33 @@ impl<R: Read> Frames<R> {
     pub fn next(&mut self, payload: &mut Vec<u8>) -> Result<Option<u8>, FrameError> {
         let mut head = [0; 9];
         let mut first = [0; 1];
+        self.at = self.next_at;
+        let cut = FrameError::Cut { frames: self.frames, offset: self.at };
+        let damaged = FrameError::Checksum { frame: self.frames, offset: self.at };
         if !fill(&mut self.input, &mut first)? {
             return Ok(None);
         }
         let [kind] = first;
         head[0] = kind;
         if !fill(&mut self.input, &mut head[1..])? {
-            return Err(FrameError::Cut(self.frames));
+            return Err(cut);
         }
         let [_, l0, l1, l2, l3, ..] = head;
         let length = u32::from_le_bytes([l0, l1, l2, l3]);
         if length > LONGEST_FRAME {
-            return Err(FrameError::Checksum(self.frames));
+            return Err(damaged);
         }
         payload.clear();
         // `take` reads as much as is there: a damaged length allocates no more than the file holds.
         (&mut self.input).take(u64::from(length)).read_to_end(payload)?;
         if payload.len() != length as usize {
-            return Err(FrameError::Cut(self.frames));
+            return Err(cut);
         }
         if frame_head(kind, payload) != head && !planted::is(Bug::ChecksumIgnored) {
-            return Err(FrameError::Checksum(self.frames));
+            return Err(damaged);
         }
         self.frames += 1;
+        self.next_at += FRAME_HEAD + u64::from(length);
         Ok(Some(kind))
     }
 }

@@ -1,7 +1,7 @@
 //! The file system behind a narrow seam, so that tests can tear, lose and refuse writes.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// A file being written.
@@ -30,6 +30,11 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// When the disk refuses.
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
+    /// Opens a file to be written on from its byte `at`; what stands behind it is cut off.
+    ///
+    /// # Errors
+    /// When it is not there, is shorter, or the disk refuses.
+    fn reopen(&self, name: &str, at: u64) -> io::Result<Box<dyn DiskFile>>;
     /// Renames a synced file. The new name is lost with the power until [`Disk::sync_names`].
     ///
     /// # Errors
@@ -40,11 +45,6 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// When the disk refuses.
     fn sync_names(&self) -> io::Result<()>;
-    /// Returns once what a process that was killed wrote to this file survives a loss of power.
-    ///
-    /// # Errors
-    /// When it is not there or the disk refuses.
-    fn sync(&self, name: &str) -> io::Result<()>;
     /// Removes a file.
     ///
     /// # Errors
@@ -56,8 +56,8 @@ pub trait Disk: Send + Sync {
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
-    /// Held for the lock on it.
-    _lock: File,
+    /// Held for the lock on it; without it nothing may be changed.
+    lock: Option<File>,
 }
 
 /// Why a state directory can't be used.
@@ -74,6 +74,14 @@ pub enum DirectoryError {
         /// What the system said.
         error: io::Error,
     },
+    /// It can't be looked at.
+    #[error("state.dir {path} can't be read: {error}; check the path, and that this user may read it")]
+    Unreadable {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
 }
 
 const LOCK: &str = "LOCK";
@@ -85,14 +93,43 @@ impl Directory {
     /// When another process holds it, or it can't be used.
     pub fn open(path: &Path) -> Result<Directory, DirectoryError> {
         let unusable = |error| DirectoryError::Unusable { path: path.to_owned(), error };
-        std::fs::create_dir_all(path).map_err(unusable)?;
+        create_durably(path).map_err(unusable)?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK)).map_err(unusable)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Directory { path: path.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Directory { path: path.to_owned(), lock: Some(lock) }),
             Err(TryLockError::WouldBlock) => Err(DirectoryError::InUse(path.to_owned())),
             Err(TryLockError::Error(error)) => Err(unusable(error)),
         }
     }
+
+    /// A directory to look at, also while another process holds it. Every change is refused.
+    ///
+    /// # Errors
+    /// When it is not there or can't be read.
+    pub fn read_only(path: &Path) -> Result<Directory, DirectoryError> {
+        let unreadable = |error| DirectoryError::Unreadable { path: path.to_owned(), error };
+        std::fs::read_dir(path).map_err(unreadable)?;
+        Ok(Directory { path: path.to_owned(), lock: None })
+    }
+
+    /// The file of a name that is to be changed.
+    fn mine(&self, name: &str) -> io::Result<PathBuf> {
+        match self.lock {
+            Some(_) => Ok(self.path.join(name)),
+            None => Err(io::Error::new(io::ErrorKind::PermissionDenied, "the directory was opened to be read")),
+        }
+    }
+}
+
+/// Makes a directory, and those above it that are not there; returns once their names survive a loss of power.
+fn create_durably(path: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).collect();
+    std::fs::create_dir_all(path)?;
+    for made in missing {
+        let parent = made.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(())
 }
 
 impl DiskFile for File {
@@ -121,23 +158,30 @@ impl Disk for Directory {
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(File::create(self.path.join(name))?))
+        Ok(Box::new(File::create(self.mine(name)?)?))
+    }
+
+    fn reopen(&self, name: &str, at: u64) -> io::Result<Box<dyn DiskFile>> {
+        let mut file = OpenOptions::new().write(true).open(self.mine(name)?)?;
+        let length = file.metadata()?.len();
+        if length < at {
+            return Err(io::Error::other(format!("{name} has {length} bytes, {at} were synced")));
+        }
+        file.set_len(at)?;
+        file.seek(SeekFrom::Start(at))?;
+        Ok(Box::new(file))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        std::fs::rename(self.path.join(from), self.path.join(to))
+        std::fs::rename(self.mine(from)?, self.mine(to)?)
     }
 
     fn sync_names(&self) -> io::Result<()> {
         File::open(&self.path)?.sync_all()
     }
 
-    fn sync(&self, name: &str) -> io::Result<()> {
-        File::open(self.path.join(name))?.sync_all()
-    }
-
     fn remove(&self, name: &str) -> io::Result<()> {
-        std::fs::remove_file(self.path.join(name))
+        std::fs::remove_file(self.mine(name)?)
     }
 }
 
@@ -151,6 +195,11 @@ mod tests {
         let held = Directory::open(dir.path()).unwrap();
         let refused = Directory::open(dir.path()).unwrap_err();
         assert!(matches!(refused, DirectoryError::InUse(_)), "{refused}");
+        // Looking needs no lock, and changes nothing.
+        let look = Directory::read_only(dir.path()).unwrap();
+        assert!(look.list().unwrap().is_empty());
+        assert!(look.create("a").is_err() && look.remove("LOCK").is_err() && look.rename("LOCK", "b").is_err());
+        assert!(matches!(Directory::read_only(&dir.path().join("none")), Err(DirectoryError::Unreadable { .. })));
         drop(held);
         Directory::open(dir.path()).unwrap();
     }

@@ -1,16 +1,16 @@
 //! The order journal: in which order the input was consumed since a snapshot. A few bytes a run of messages.
 //!
 //! A segment is a sequence of frames, each a group of entries; a run names its partition by a number that an earlier entry of
-//! the same segment defined. A segment that ends inside a frame was torn by a crash: what was never synced, and so never
-//! depended on. Reading stops there.
+//! the same segment defined. A segment that was ended in order has an end frame, synced before the next segment begins: every byte
+//! of it counts, and one that can't be read is damage. One without it was left by a crash, or is still written: where it stops making
+//! sense it was torn, what follows was never synced, and so never depended on. Reading stops there.
 
-use super::codec::{FileKind, FrameError, Frames, JOURNAL_ENTRIES, frame_head, write_header};
-use super::disk::DiskFile;
+use super::codec::{END, FRAME_HEAD, FileKind, FrameError, Frames, JOURNAL_ENTRIES, frame_head};
 use crate::detector::wire::WireError;
 use crate::planted::{self, Bug};
 use crate::time::Ticks;
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::io::Read;
 
 /// One step of the input's order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,55 +109,69 @@ impl Encoder {
     }
 }
 
-/// Begins a segment's file.
-///
-/// # Errors
-/// When the disk refuses.
-pub fn begin(mut file: Box<dyn DiskFile>) -> io::Result<Box<dyn DiskFile>> {
-    write_header(&mut *file, FileKind::Journal)?;
-    file.flush()?;
-    Ok(file)
-}
-
 /// What a segment holds.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Segment {
     /// Its entries, in order.
     pub entries: Vec<Entry>,
-    /// It ends inside a frame, or before its header: torn by a crash.
-    pub torn: bool,
+    /// Where it was torn by a crash: the offset of the first frame that is not whole.
+    pub torn: Option<u64>,
+    /// It was ended in order: nothing of it may be missing.
+    pub ended: bool,
+    /// Whole frames.
+    pub frames: u64,
+}
+
+/// What the end frame of a segment holds.
+pub(super) const END_PAYLOAD: &[u8] = b"ended";
+
+/// Whether the last bytes of a segment are its end frame.
+fn has_end(bytes: &[u8]) -> bool {
+    let tail = bytes.len().checked_sub(FRAME_HEAD as usize + END_PAYLOAD.len()).and_then(|at| bytes.get(at..));
+    tail.and_then(|tail| tail.split_first_chunk::<9>())
+        .is_some_and(|(head, payload)| payload == END_PAYLOAD && *head == frame_head(END, payload))
 }
 
 /// Reads a segment up to its end or to where it was torn.
 ///
 /// # Errors
-/// When the file can't be read, or is of another version.
-pub fn read(input: impl Read) -> Result<Segment, FrameError> {
-    let mut segment = Segment::default();
-    let mut frames = match Frames::open(input, FileKind::Journal) {
-        Ok(frames) => frames,
-        Err(FrameError::Cut(_)) => return Ok(Segment { torn: true, ..segment }),
-        Err(error) => return Err(error),
+/// When the file can't be read, is of another version, or is damaged though it was ended in order.
+pub fn read(mut input: impl Read) -> Result<Segment, FrameError> {
+    let mut bytes = Vec::new();
+    // A few bytes a run: small beside the entries that come of it.
+    input.read_to_end(&mut bytes)?;
+    let mut segment = Segment { ended: has_end(&bytes), ..Segment::default() };
+    let mut payload = Vec::new();
+    let torn = |segment: &mut Segment, error: FrameError| match error {
+        FrameError::Cut { offset, .. } | FrameError::Checksum { offset, .. } if !segment.ended => {
+            segment.torn = Some(offset);
+            Ok(())
+        }
+        error => Err(error),
     };
-    let (mut payload, mut partitions) = (Vec::new(), HashMap::new());
+    let mut frames = match Frames::open(&bytes[..], FileKind::Journal) {
+        Ok(frames) => frames,
+        Err(error) => return torn(&mut segment, error).map(|()| segment),
+    };
+    let mut partitions = HashMap::new();
     loop {
         match frames.next(&mut payload) {
             Ok(None) => return Ok(segment),
             Ok(Some(JOURNAL_ENTRIES)) => {
                 if read_group(&payload, &mut partitions, &mut segment.entries).is_err() {
-                    return Err(FrameError::Checksum(frames.frames));
+                    return Err(FrameError::Checksum { frame: frames.frames - 1, offset: frames.at });
                 }
             }
+            Ok(Some(END)) => {}
             Ok(Some(_)) => return Err(FrameError::Magic),
-            Err(FrameError::Cut(_) | FrameError::Checksum(_)) => {
+            Err(error) => {
                 if planted::is(Bug::TornTailAccepted) {
                     let _ = read_group(&payload, &mut partitions, &mut segment.entries);
                 }
-                segment.torn = true;
-                return Ok(segment);
+                return torn(&mut segment, error).map(|()| segment);
             }
-            Err(error) => return Err(error),
         }
+        segment.frames = frames.frames;
     }
 }
 
@@ -205,6 +219,7 @@ fn text(at: &mut &[u8]) -> Result<String, WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::codec::{write_frame, write_header};
     use proptest::prelude::*;
 
     fn written(steps: &[(u8, i64)], group: usize) -> (Vec<u8>, Vec<Entry>) {
@@ -247,11 +262,23 @@ mod tests {
                                                          cut in any::<prop::sample::Index>()) {
             let (bytes, entries) = written(&steps, group);
             let segment = read(&bytes[..]).unwrap();
-            prop_assert!(!segment.torn);
+            prop_assert!(segment.torn.is_none() && !segment.ended);
             prop_assert_eq!(joined(segment.entries), joined(entries.clone()));
             let torn = read(&bytes[..cut.index(bytes.len())]).unwrap();
             let (torn, whole) = (joined(torn.entries), joined(entries));
             prop_assert!(torn.len() <= whole.len());
+        }
+
+        /// Of a segment that was ended in order no damage passes for a torn tail.
+        #[test]
+        fn an_ended_segment_is_whole_or_damaged(steps in prop::collection::vec((0u8..3, 0i64..1 << 40), 0..20), at in any::<prop::sample::Index>(), flip in 1u8..) {
+            let (mut bytes, _) = written(&steps, 3);
+            let end = bytes.len();
+            write_frame(&mut bytes, END, END_PAYLOAD).unwrap();
+            let segment = read(&bytes[..]).unwrap();
+            prop_assert!(segment.ended && segment.torn.is_none());
+            bytes[at.index(end)] ^= flip;
+            prop_assert!(read(&bytes[..]).is_err());
         }
     }
 

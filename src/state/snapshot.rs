@@ -1,6 +1,6 @@
 //! Snapshot files: written aside, synced, then renamed, so that a file of that name is whole or damaged, never half.
 
-use super::codec::{END, FileKind, FrameError, Frames, INPUT_POSITIONS, OUTPUT_POSITIONS, write_frame, write_header};
+use super::codec::{END, FileKind, FrameError, Frames, INPUT_POSITIONS, INPUT_STAMPS, OUTPUT_POSITIONS, write_frame, write_header};
 use super::disk::{Disk, DiskFile};
 use crate::detector::snapshot::{RestoreError, Section};
 use crate::detector::wire::{Get, Put, WireError};
@@ -19,15 +19,33 @@ pub enum SnapshotError {
     /// Its frames.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// Its rows.
+    /// Rows of one frame.
+    #[error("the frame at offset {offset}: {error}")]
+    Section {
+        /// Where the frame begins, in bytes from the file's beginning.
+        offset: u64,
+        /// What is wrong.
+        error: RestoreError,
+    },
+    /// Its rows together.
     #[error(transparent)]
     Restore(#[from] RestoreError),
     /// Its positions.
-    #[error("positions: {0}")]
-    Positions(#[from] WireError),
+    #[error("the positions at offset {offset}: {error}")]
+    Positions {
+        /// Where the frame begins, in bytes from the file's beginning.
+        offset: u64,
+        /// What is wrong.
+        error: WireError,
+    },
     /// A frame that no version wrote.
-    #[error("a frame of unknown kind {0}")]
-    Kind(u8),
+    #[error("the frame at offset {offset} is of unknown kind {kind}")]
+    Kind {
+        /// The kind.
+        kind: u8,
+        /// Where the frame begins, in bytes from the file's beginning.
+        offset: u64,
+    },
     /// It has no end frame, or the end counts other frames.
     #[error("it is not whole")]
     NotWhole,
@@ -41,6 +59,17 @@ pub struct Writer {
     frames: u64,
     /// Bytes written so far.
     pub bytes: u64,
+    named: bool,
+}
+
+/// A snapshot that is given up must not take the room that the next one needs.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if !self.named {
+            // What can't be removed is at the next start.
+            let _ = self.disk.remove(&temporary(&self.name));
+        }
+    }
 }
 
 impl Writer {
@@ -49,9 +78,10 @@ impl Writer {
     /// # Errors
     /// When the disk refuses.
     pub fn begin(disk: Arc<dyn Disk>, name: &str) -> io::Result<Writer> {
-        let mut file = disk.create(&temporary(name))?;
-        write_header(&mut *file, FileKind::Snapshot)?;
-        Ok(Writer { disk, file, name: name.to_owned(), frames: 0, bytes: 12 })
+        let file = disk.create(&temporary(name))?;
+        let mut writer = Writer { disk, file, name: name.to_owned(), frames: 0, bytes: 12, named: false };
+        write_header(&mut *writer.file, FileKind::Snapshot)?;
+        Ok(writer)
     }
 
     fn frame(&mut self, kind: u8, payload: &[u8]) -> io::Result<()> {
@@ -78,6 +108,14 @@ impl Writer {
         self.rename()
     }
 
+    /// Writes the broker's timestamps, in ticks, of the messages before the input positions, as far as they are known.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn stamps(&mut self, stamps: &Positions) -> io::Result<()> {
+        self.frame(INPUT_STAMPS, &encode_positions(stamps))
+    }
+
     /// Writes positions and the end, and syncs: the file is whole, and does not count before [`Writer::rename`].
     ///
     /// # Errors
@@ -97,9 +135,9 @@ impl Writer {
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn rename(self) -> io::Result<u64> {
-        drop(self.file);
+    pub fn rename(mut self) -> io::Result<u64> {
         self.disk.rename(&temporary(&self.name), &self.name)?;
+        self.named = true;
         if !planted::is(Bug::SnapshotNameNotSynced) {
             self.disk.sync_names()?;
         }
@@ -138,32 +176,44 @@ pub struct Loaded {
     pub detector: Detector,
     /// Where the input stood.
     pub input: Positions,
+    /// The broker's timestamps of the messages before these, in ticks, as far as they are known.
+    pub stamps: Positions,
     /// Nothing that the detector says after the snapshot stands before these in the output topics.
     pub output: Positions,
+    /// Payload bytes by kind of frame.
+    pub bytes: BTreeMap<u8, u64>,
+    /// Frames, the end included.
+    pub frames: u64,
 }
 
 /// Reads a snapshot.
 ///
 /// # Errors
-/// When it is damaged, not whole, of another version, or was kept by other settings.
-pub fn read(input: Box<dyn Read + Send>, settings: Settings) -> Result<Loaded, SnapshotError> {
+/// When it is damaged, not whole, or of another version.
+pub fn read(input: Box<dyn Read + Send>) -> Result<Loaded, SnapshotError> {
     let mut frames = Frames::open(BufReader::with_capacity(1 << 20, input), FileKind::Snapshot)?;
-    let mut loaded = Loaded { detector: Detector::new(settings), input: Positions::new(), output: Positions::new() };
-    let mut payload = Vec::new();
+    let (mut detector, mut bytes) = (Detector::new(Settings::default()), BTreeMap::new());
+    let (mut input, mut output, mut payload) = (Positions::new(), Positions::new(), Vec::new());
+    let mut stamps = Positions::new();
     while let Some(kind) = frames.next(&mut payload)? {
+        let offset = frames.at;
+        let positions = |payload| decode_positions(payload).map_err(|error| SnapshotError::Positions { offset, error });
+        *bytes.entry(kind).or_default() += payload.len() as u64;
         match kind {
-            INPUT_POSITIONS => loaded.input = decode_positions(&payload)?,
-            OUTPUT_POSITIONS => loaded.output = decode_positions(&payload)?,
+            INPUT_POSITIONS => input = positions(&payload)?,
+            INPUT_STAMPS => stamps = positions(&payload)?,
+            OUTPUT_POSITIONS => output = positions(&payload)?,
             END => {
-                if payload != (frames.frames - 1).to_le_bytes() {
+                // The first frame holds the settings: without them the rows mean nothing.
+                if payload != (frames.frames - 1).to_le_bytes() || !bytes.contains_key(&(Section::Settings as u8)) {
                     return Err(SnapshotError::NotWhole);
                 }
-                loaded.detector.finish_restore()?;
-                return Ok(loaded);
+                detector.finish_restore()?;
+                return Ok(Loaded { detector, input, stamps, output, bytes, frames: frames.frames });
             }
-            number => {
-                let section = Section::from_number(number).ok_or(SnapshotError::Kind(number))?;
-                loaded.detector.restore_section(section, &payload)?;
+            kind => {
+                let section = Section::from_number(kind).ok_or(SnapshotError::Kind { kind, offset })?;
+                detector.restore_section(section, &payload).map_err(|error| SnapshotError::Section { offset, error })?;
             }
         }
     }

@@ -1,60 +1,71 @@
 //! The state directory as a whole: which snapshot counts, which journal segments follow it, what may be removed.
 
 use super::codec::FrameError;
-use super::disk::{Disk, DiskFile};
+use super::disk::Disk;
 use super::journal::{self, Entry};
+use super::segment::Segment;
 use super::snapshot::{self, Loaded, Positions, SnapshotError, Writer, temporary};
-use crate::detector::snapshot::RestoreError;
 use crate::detector::{Detector, Settings};
 use crate::planted::{self, Bug};
-use std::io;
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-/// Why there is no state to go on with.
+/// Why there is no state to go on with. Nothing is removed without being asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// The file system.
     #[error("the state directory can't be read or written: {0}")]
     Io(#[from] io::Error),
-    /// No snapshot can be read. Nothing is removed without being asked.
-    #[error(
-        "no snapshot in the state directory can be used ({name}: {error}); keep the directory for a look, and start with an empty one: history is then read again from Kafka or by backtest"
-    )]
+    /// No snapshot can be read.
+    #[error("no snapshot in the state directory can be used ({}); {REBUILD}", list(.damaged))]
     NoGoodSnapshot {
-        /// The newest.
-        name: String,
-        /// What is wrong with it.
-        error: SnapshotError,
+        /// Every snapshot, the newest first, and what is wrong with it.
+        damaged: Vec<(String, SnapshotError)>,
     },
-    /// A snapshot of another version or of other settings: not damage, so no older one is tried.
+    /// Journal segments list what was consumed after a snapshot, and no snapshot is there.
+    #[error("{segment} lists consumed messages, but there is no snapshot that they follow; put the snapshot back, or {REBUILD}")]
+    NoSnapshot {
+        /// The first of them.
+        segment: String,
+    },
+    /// A file of another version: not damage, so no older one is tried.
     #[error("{name}: {error}")]
     Refused {
-        /// The snapshot.
+        /// The file.
         name: String,
         /// Why.
-        error: SnapshotError,
+        error: FrameError,
     },
     /// A segment that must be there is not, or is damaged.
-    #[error(
-        "{name} {problem}; what was consumed after the snapshot before it can't be repeated in its order. Put the file back, or start with an empty state directory"
-    )]
+    #[error("{name} {problem}; what was consumed after {snapshot} can't be repeated in its order. Put the file back, or {REBUILD}")]
     Journal {
         /// The segment.
         name: String,
         /// What is wrong.
         problem: String,
+        /// The newest snapshot that can be read.
+        snapshot: String,
     },
+}
+
+/// The way out when the files don't do.
+const REBUILD: &str = "move state.dir away (keep it for a look) and start with an empty one and input.start = \"earliest\": the state is built again from what the input topic holds";
+
+fn list(damaged: &[(String, SnapshotError)]) -> String {
+    damaged.iter().map(|(name, error)| format!("{name}: {error}")).collect::<Vec<_>>().join("; ")
 }
 
 /// What recovery found.
 #[derive(Debug)]
 pub struct Recovered {
-    /// State at the snapshot.
+    /// State at the snapshot, judging by the settings that it was kept by.
     pub detector: Detector,
     /// Number of that snapshot; `None` when nothing was ever stored.
     pub snapshot: Option<u64>,
     /// Input positions at the snapshot; `None` when nothing was ever stored.
     pub input: Option<Positions>,
+    /// The broker's timestamps of the messages before these, in ticks, as far as they are known.
+    pub stamps: Positions,
     /// Output positions at the snapshot.
     pub output: Positions,
     /// What was consumed since, in order.
@@ -75,8 +86,23 @@ fn snapshot_name(n: u64) -> String {
     format!("snapshot-{n:012}")
 }
 
-fn journal_name(n: u64) -> String {
+pub(super) fn journal_name(n: u64) -> String {
     format!("journal-{n:012}")
+}
+
+/// Whether a file is a snapshot, by its name.
+pub(super) fn is_snapshot(name: &str) -> bool {
+    number(name, "snapshot-").is_some()
+}
+
+/// Whether a file is a journal segment, by its name.
+pub(super) fn is_journal(name: &str) -> bool {
+    number(name, "journal-").is_some()
+}
+
+/// Where a damaged file is kept.
+fn aside(name: &str) -> String {
+    format!("{name}.damaged")
 }
 
 fn number(name: &str, prefix: &str) -> Option<u64> {
@@ -107,54 +133,81 @@ impl Store {
         Ok(numbers)
     }
 
-    /// Finds the newest good snapshot and the journal since. A damaged snapshot is passed over with a warning, as long as the
-    /// one before it and its journal are good.
+    /// Finds the newest good snapshot and the journal since. A damaged snapshot is passed over with a warning, and set aside under
+    /// another name, as long as the one before it and its journal are good. `settings` are for a state that begins.
     ///
     /// # Errors
     /// When there is state that can't be used.
     pub fn recover(&self, settings: &Settings) -> Result<Recovered, StateError> {
+        let recovered = self.newest_good(settings)?;
+        // Not before: a state that is refused is left as it is.
         for (name, _) in self.disk.list()? {
             if name.ends_with(&temporary("")) {
                 self.disk.remove(&name)?;
             }
         }
+        Ok(recovered)
+    }
+
+    fn newest_good(&self, settings: &Settings) -> Result<Recovered, StateError> {
         let (snapshots, segments) = (self.numbers("snapshot-")?, self.numbers("journal-")?);
         let next_segment = segments.last().or(snapshots.last()).map_or(0, |n| n + 1);
-        let mut warnings = Vec::new();
-        let mut first_bad = None;
+        let mut damaged: Vec<(String, SnapshotError)> = Vec::new();
         for n in snapshots.iter().rev() {
             let name = snapshot_name(*n);
-            match snapshot::read(self.disk.open(&name)?, settings.clone()) {
-                Ok(Loaded { detector, input, output }) => {
+            match self.disk.open(&name).map_err(|e| SnapshotError::Frame(e.into())).and_then(snapshot::read) {
+                Ok(Loaded { detector, input, stamps, output, .. }) => {
+                    let mut warnings = Vec::new();
                     let entries = self.entries_from(*n, &segments, &mut warnings)?;
-                    return Ok(Recovered { detector, snapshot: Some(*n), input: Some(input), output, entries, next_segment, warnings });
+                    for (bad, error) in &damaged {
+                        // It must not pass for one of the snapshots that are kept, and is not removed without being asked.
+                        let aside = aside(bad);
+                        self.disk.rename(bad, &aside)?;
+                        warnings.push(format!(
+                            "{bad} can't be used ({error}); {name} before it and its journal take over. It is kept as {aside}: look at the disk, then remove it"
+                        ));
+                    }
+                    if !damaged.is_empty() {
+                        self.disk.sync_names()?;
+                    }
+                    return Ok(Recovered {
+                        detector,
+                        snapshot: Some(*n),
+                        input: Some(input),
+                        stamps,
+                        output,
+                        entries,
+                        next_segment,
+                        warnings,
+                    });
                 }
-                Err(
-                    error @ (SnapshotError::Restore(RestoreError::OtherSettings { .. }) | SnapshotError::Frame(FrameError::Version(_))),
-                ) => {
-                    return Err(StateError::Refused { name, error });
-                }
-                Err(error) => {
-                    warnings.push(format!("{name} can't be used ({error}); going back to the one before it"));
-                    first_bad.get_or_insert((name, error));
-                }
+                Err(SnapshotError::Frame(error @ FrameError::Version { .. })) => return Err(StateError::Refused { name, error }),
+                Err(error) => damaged.push((name, error)),
             }
         }
-        match first_bad {
-            Some((name, error)) => Err(StateError::NoGoodSnapshot { name, error }),
-            None => {
-                let detector = Detector::new(settings.clone());
-                Ok(Recovered {
-                    detector,
-                    snapshot: None,
-                    input: None,
-                    output: Positions::new(),
-                    entries: Vec::new(),
-                    next_segment,
-                    warnings,
-                })
+        if !damaged.is_empty() {
+            return Err(StateError::NoGoodSnapshot { damaged });
+        }
+        for n in &segments {
+            let segment = journal_name(*n);
+            let open = self.disk.open(&segment)?;
+            match journal::read(open) {
+                Ok(found) if found.entries.is_empty() => {}
+                Err(error @ FrameError::Version { .. }) => return Err(StateError::Refused { name: segment, error }),
+                _ => return Err(StateError::NoSnapshot { segment }),
             }
         }
+        let detector = Detector::new(settings.clone());
+        Ok(Recovered {
+            detector,
+            snapshot: None,
+            input: None,
+            stamps: Positions::new(),
+            output: Positions::new(),
+            entries: Vec::new(),
+            next_segment,
+            warnings: Vec::new(),
+        })
     }
 
     fn entries_from(&self, snapshot: u64, segments: &[u64], warnings: &mut Vec<String>) -> Result<Vec<Entry>, StateError> {
@@ -162,19 +215,21 @@ impl Store {
         let Some(last) = segments.last().copied().filter(|last| *last >= snapshot) else { return Ok(entries) };
         for n in snapshot..=last {
             let name = journal_name(n);
-            let problem = |problem: String| StateError::Journal { name: name.clone(), problem };
+            let problem = |problem: String| StateError::Journal { name: name.clone(), problem, snapshot: snapshot_name(snapshot) };
             if !segments.contains(&n) {
                 return Err(problem("is missing".to_owned()));
             }
-            // A killed process may have written more than it synced; what is read here will be published on.
-            if !planted::is(Bug::RecoveredJournalNotSynced) {
-                self.disk.sync(&name)?;
+            if n == last && !planted::is(Bug::RecoveredJournalNotSynced) {
+                self.write_anew(&name)?;
             }
-            let mut segment =
-                journal::read(io::BufReader::new(self.disk.open(&name)?)).map_err(|e| problem(format!("can't be read: {e}")))?;
-            if segment.torn {
+            let mut segment = match self.disk.open(&name).map_err(FrameError::from).and_then(journal::read) {
+                Ok(segment) => segment,
+                Err(error @ FrameError::Version { .. }) => return Err(StateError::Refused { name, error }),
+                Err(error) => return Err(problem(format!("can't be read: {error}"))),
+            };
+            if let Some(offset) = segment.torn {
                 warnings.push(format!(
-                    "{name} ends inside a frame: what follows was never synced, and nothing that was published depends on it"
+                    "{name} ends inside a frame at offset {offset}: what follows was never synced, and nothing that was published depends on it"
                 ));
             }
             entries.append(&mut segment.entries);
@@ -182,23 +237,29 @@ impl Store {
         Ok(entries)
     }
 
+    /// A killed process may have written more to its last segment than it synced, and what is read here will be built on. A sync may
+    /// have failed before, and then the system forgets what it could not write and says so only once: so the bytes are written
+    /// again.
+    fn write_anew(&self, name: &str) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        self.disk.open(name)?.read_to_end(&mut bytes)?;
+        let aside = temporary(name);
+        let mut file = self.disk.create(&aside)?;
+        file.write_all(&bytes)?;
+        file.flush()?;
+        file.sync()?;
+        drop(file);
+        self.disk.rename(&aside, name)?;
+        self.disk.sync_names()
+    }
+
     /// Begins journal segment `n`; its name survives a loss of power, what is written to it does once it is synced. A file of that
     /// name always has its header: one that came back from a loss of power without it could not be told from damage.
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn begin_segment(&self, n: u64) -> io::Result<Box<dyn DiskFile>> {
-        let name = journal_name(n);
-        let aside = if planted::is(Bug::SegmentHeaderNotSynced) { name.clone() } else { temporary(&name) };
-        let mut file = journal::begin(self.disk.create(&aside)?)?;
-        if aside != name {
-            file.sync()?;
-            self.disk.rename(&aside, &name)?;
-        }
-        if !planted::is(Bug::SegmentNameNotSynced) {
-            self.disk.sync_names()?;
-        }
-        Ok(file)
+    pub fn begin_segment(&self, n: u64) -> io::Result<Segment> {
+        Segment::begin(Arc::clone(&self.disk), journal_name(n))
     }
 
     /// Begins snapshot `n`, the state before the first entry of segment `n`.
@@ -231,8 +292,8 @@ impl Store {
 mod tests {
     use super::*;
     use crate::defender::{Body, DeviceInfo, Record};
-    use crate::state::disk::Directory;
-    use crate::time::{Span, Ticks};
+    use crate::state::disk::{Directory, DiskFile};
+    use crate::time::Ticks;
 
     fn detector(devices: usize) -> Detector {
         let mut detector = Detector::new(Settings::default());
@@ -249,7 +310,7 @@ mod tests {
         let mut journal = store.begin_segment(n).unwrap();
         let mut encoder = journal::Encoder::default();
         encoder.message("defender", 0, n as i64 + 1);
-        journal.write_all(&encoder.take_frame()).unwrap();
+        journal.append(&encoder.take_frame());
         journal.sync().unwrap();
         let mut writer = store.begin_snapshot(n).unwrap();
         let mut sections = Vec::new();
@@ -295,6 +356,16 @@ mod tests {
         let recovered = store.recover(&Settings::default()).unwrap();
         assert_eq!((recovered.detector.tracked().devices, recovered.entries.len(), recovered.warnings.len()), (2, 2, 1));
 
+        // It is kept under another name, and counts no more: the next snapshot does not push the good one out.
+        assert!(recovered.warnings[0].contains("snapshot-000000000003 can't be used"), "{:?}", recovered.warnings);
+        assert!(dir.path().join("snapshot-000000000003.damaged").exists());
+        let recovered = store.recover(&Settings::default()).unwrap();
+        assert_eq!((recovered.entries.len(), recovered.warnings.len(), recovered.next_segment), (2, 0, 4));
+        write(&store, 4, &mut detector(9));
+        assert_eq!(store.numbers("snapshot-").unwrap(), [2, 4]);
+        std::fs::remove_file(dir.path().join(snapshot_name(4))).unwrap();
+        std::fs::remove_file(dir.path().join(journal_name(4))).unwrap();
+
         // A segment is gone: refused, by name.
         std::fs::remove_file(dir.path().join(journal_name(2))).unwrap();
         assert!(store.recover(&Settings::default()).unwrap_err().to_string().contains("journal-000000000002 is missing"));
@@ -304,7 +375,7 @@ mod tests {
         assert!(matches!(store.recover(&Settings::default()), Err(StateError::NoGoodSnapshot { .. })));
     }
 
-    /// A directory that notes which files are synced by name.
+    /// A directory that notes which files are created.
     struct Noting(Directory, std::sync::Mutex<Vec<String>>);
 
     impl Disk for Noting {
@@ -315,17 +386,17 @@ mod tests {
             self.0.open(name)
         }
         fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+            self.1.lock().unwrap().push(name.to_owned());
             self.0.create(name)
+        }
+        fn reopen(&self, name: &str, at: u64) -> io::Result<Box<dyn DiskFile>> {
+            self.0.reopen(name, at)
         }
         fn rename(&self, from: &str, to: &str) -> io::Result<()> {
             self.0.rename(from, to)
         }
         fn sync_names(&self) -> io::Result<()> {
             self.0.sync_names()
-        }
-        fn sync(&self, name: &str) -> io::Result<()> {
-            self.1.lock().unwrap().push(name.to_owned());
-            self.0.sync(name)
         }
         fn remove(&self, name: &str) -> io::Result<()> {
             self.0.remove(name)
@@ -342,24 +413,74 @@ mod tests {
         let mut journal = store.begin_segment(1).unwrap();
         let mut encoder = journal::Encoder::default();
         encoder.message("defender", 0, 7);
-        journal.write_all(&encoder.take_frame()).unwrap();
+        journal.append(&encoder.take_frame());
+        journal.write().unwrap();
         drop(journal);
+        disk.1.lock().unwrap().clear();
         assert_eq!(store.recover(&Settings::default()).unwrap().entries.len(), 2);
-        assert_eq!(*disk.1.lock().unwrap(), [journal_name(0), journal_name(1)]);
+        assert_eq!(*disk.1.lock().unwrap(), [temporary(&journal_name(1))], "written again: a sync that failed before may have lost it");
     }
 
     #[test]
-    fn other_versions_and_other_numbers_are_refused_with_the_way_out() {
+    fn a_damaged_segment_that_was_ended_in_order_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let store = store(&dir);
         write(&store, 0, &mut detector(1));
-        let refused = store.recover(&Settings { lookback: Span::days(30), ..Settings::default() }).unwrap_err().to_string();
-        assert!(refused.contains("query.lookback = 14d, the configuration says 30d"), "{refused}");
-        let path = dir.path().join(snapshot_name(0));
+        let mut file = store.begin_segment(0).unwrap();
+        let mut encoder = journal::Encoder::default();
+        for upto in 1..9 {
+            encoder.message("defender", 0, upto);
+            file.append(&encoder.take_frame());
+        }
+        file.append_end();
+        file.sync().unwrap();
+        assert_eq!(store.recover(&Settings::default()).unwrap().entries.len(), 8);
+        let path = dir.path().join(journal_name(0));
         let mut bytes = std::fs::read(&path).unwrap();
-        bytes[8] = 77;
+        bytes[50] ^= 1;
         std::fs::write(&path, &bytes).unwrap();
         let refused = store.recover(&Settings::default()).unwrap_err().to_string();
-        assert!(refused.contains("format version 77"), "{refused}");
+        for words in ["journal-000000000000 can't be read", "offset 4", "after snapshot-000000000000", "input.start = \"earliest\""] {
+            assert!(refused.contains(words), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_journal_without_its_snapshot_is_no_beginning() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(&dir);
+        // A process that was killed before its first snapshot leaves an empty segment: nothing was consumed.
+        store.begin_segment(0).unwrap();
+        assert!(store.recover(&Settings::default()).unwrap().input.is_none());
+        write(&store, 1, &mut detector(1));
+        std::fs::remove_file(dir.path().join(snapshot_name(1))).unwrap();
+        let refused = store.recover(&Settings::default()).unwrap_err().to_string();
+        assert!(refused.contains("journal-000000000001 lists consumed messages"), "{refused}");
+    }
+
+    #[test]
+    fn another_format_version_is_refused_with_the_way_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(&dir);
+        write(&store, 0, &mut detector(1));
+        let path = dir.path().join(snapshot_name(0));
+        let good = std::fs::read(&path).unwrap();
+        for (version, way) in [(77, "run the newer program"), (1, "run the older program")] {
+            let mut bytes = good.clone();
+            bytes[8] = version;
+            std::fs::write(&path, &bytes).unwrap();
+            let refused = store.recover(&Settings::default()).unwrap_err().to_string();
+            for words in ["snapshot-000000000000", &format!("format version {version}"), way, "input.start = \"earliest\""] {
+                assert!(refused.contains(words), "{refused}");
+            }
+        }
+        // Also a segment: it is no damage.
+        std::fs::write(&path, &good).unwrap();
+        let path = dir.path().join(journal_name(0));
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[8] = 1;
+        std::fs::write(&path, &bytes).unwrap();
+        let refused = store.recover(&Settings::default()).unwrap_err().to_string();
+        assert!(refused.contains("journal-000000000000: it has format version 1"), "{refused}");
     }
 }

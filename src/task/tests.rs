@@ -163,3 +163,82 @@ proptest! {
         prop_assert_eq!(one.publications, other.publications);
     }
 }
+
+/// What a consumer of the findings topic knows of a finding: its last revision, and whether it is open. Panics at a change that contradicts
+/// the one before it.
+fn consumer(topic: &[Outgoing]) -> HashMap<Vec<u8>, (u32, bool)> {
+    let mut known: HashMap<Vec<u8>, (u32, bool)> = HashMap::new();
+    for written in topic.iter().filter(|written| written.topic == "findings") {
+        let header = |name: &str| written.headers.iter().find(|(h, _)| h == name).map(|(_, v)| std::str::from_utf8(v).unwrap()).unwrap();
+        let value: serde_json::Value = serde_json::from_slice(&written.payload).unwrap();
+        assert_eq!(value["finding_id"].as_str().unwrap().as_bytes(), written.key);
+        assert_eq!((value["change"].as_str().unwrap(), value["revision"].to_string().as_str()), (header("change"), header("revision")));
+        let (last, open) = known.get(&written.key).copied().unwrap_or((0, false));
+        assert_eq!(header("revision").parse::<u32>().unwrap(), last + 1, "{}", String::from_utf8_lossy(&written.payload));
+        let opens = header("change") == "opened";
+        assert_eq!(opens, !open, "{} of one that is open: {open}", header("change"));
+        known.insert(written.key.clone(), (last + 1, opens || header("change") == "updated"));
+    }
+    known
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// A crash, and retention took what was consumed before it from some partition.
+    #[test]
+    fn answer_retention_shorter_than_downtime(before in steps(), after in steps(), kept in any::<prop::sample::Index>(), gone in any::<prop::sample::Index>(), which in 0..2i32, late in any::<bool>()) {
+        let (mut clock, mut offsets) = (START, [0, 0]);
+        let mut first = task(Vec::new(), Published::default());
+        first.replay_done(&mut Turnout::default());
+        let (consumed, said) = live(&mut first, &before, &mut clock, &mut offsets);
+        // Of what was said, the topic has the beginning.
+        let mut topic: Vec<Outgoing> = said.publications.iter().map(|p| p.outgoing.clone()).collect();
+        topic.truncate(kept.index(topic.len() + 1));
+        let mut published = Published::default();
+        for written in topic.iter().filter(|w| w.topic == "findings") {
+            let revision = written.headers.iter().find(|(h, _)| h == "revision").map(|(_, v)| std::str::from_utf8(v).unwrap().parse().unwrap()).unwrap();
+            let change = said.changes.iter().find(|c| key(c).as_bytes() == written.key && c.revision == revision).unwrap();
+            published.note(change.id, revision, matches!(change.kind, ChangeKind::Opened | ChangeKind::Updated), &written.payload);
+        }
+        let mut second = task(entries(&said.journal), published);
+        let of = second.partitions().id("in", which).unwrap();
+        let start = gone.index(offsets[which as usize] as usize + 1) as i64;
+        let mut out = Turnout::default();
+        let renamed = |origin: &Origin| Origin { partition: second.partitions().id("in", first.partitions().get(origin.partition).unwrap().partition).unwrap(), ..*origin };
+        let there: Consumed = consumed.iter().map(|(origin, payload)| (renamed(origin), payload.clone())).collect();
+        // Told at the beginning, or while it is read.
+        let told = if late { there.iter().position(|(o, _)| o.partition == of && o.offset < start).unwrap_or(0) } else { 0 };
+        for (n, message) in there.iter().enumerate() {
+            if n == told && start > 0 {
+                second.skipped_to(of, NextOffset(start));
+            }
+            if message.0.partition != of || message.0.offset >= start {
+                push(&mut second, std::slice::from_ref(message), &mut out);
+            }
+        }
+        second.replay_done(&mut out);
+        topic.extend(out.publications.iter().map(|p| p.outgoing.clone()));
+        let agrees = |task: &Task, topic: &[Outgoing]| {
+            let open: HashMap<Vec<u8>, u32> = consumer(topic).into_iter().filter(|(_, (_, open))| *open).map(|(id, (revision, _))| (id, revision)).collect();
+            let known: HashMap<Vec<u8>, u32> = task.detector().open_findings().map(|c| (key(&c).into_bytes(), c.revision)).collect();
+            assert_eq!(open, known);
+        };
+        agrees(&second, &topic);
+
+        // It goes on, and what is said from then on names the gap until the lookback is over.
+        let lost = start > 0 && !there.is_empty();
+        let (_, more) = live(&mut second, &after, &mut clock, &mut offsets);
+        topic.extend(more.publications.iter().map(|p| p.outgoing.clone()));
+        agrees(&second, &topic);
+        for change in &more.changes {
+            let is_over = change.first_seen >= START.plus(format().settings.lookback);
+            prop_assert!(!lost || change.gap.is_some() || is_over, "{change:?}");
+        }
+        // Nothing stays open for ever.
+        let mut end = Turnout::default();
+        second.idle(clock.plus(Span::days(40)), &mut end);
+        topic.extend(end.publications.iter().map(|p| p.outgoing.clone()));
+        prop_assert!(consumer(&topic).values().all(|(_, open)| !open));
+    }
+}

@@ -115,6 +115,18 @@ impl Restarting<'_> {
     }
 }
 
+/// Every row of a state.
+pub(crate) fn export(detector: &Detector) -> String {
+    let mut lines = String::new();
+    let line = |line: &[u8]| {
+        lines.push_str(std::str::from_utf8(line).unwrap());
+        lines.push('\n');
+        Ok::<(), ()>(())
+    };
+    detector.export(line).unwrap();
+    lines
+}
+
 #[test]
 fn a_restart_makes_no_difference() {
     let mut restarts = 0;
@@ -135,7 +147,7 @@ fn a_restart_makes_no_difference() {
             undisturbed.record(&record.record(), &mut effects);
             assert_eq!(effects, said[n], "seed {seed}, record {n}, after restart {}", restarting.restarts);
         }
-        assert_eq!(restarting.detector.digest(), undisturbed.digest(), "seed {seed}: the states differ");
+        assert!(export(&restarting.detector) == export(&undisturbed), "seed {seed}: the states differ");
         restarts += restarting.restarts;
     }
     assert!(restarts > 100, "only {restarts} restarts");

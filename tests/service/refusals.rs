@@ -81,12 +81,12 @@ fn a_state_directory_of_another_version_and_an_unreadable_one_are_refused() {
     let mut other = good.clone();
     other[8] = 9;
     fs::write(newest, &other).unwrap();
-    one_line(&refused(&rig, 1), &["format version 9", "new state.dir"]);
+    one_line(&refused(&rig, 1), &["format version 9", "newer program", "new state.dir"]);
 
     for path in &snapshots {
         fs::write(path, b"1stSNAP\n").unwrap();
     }
-    one_line(&refused(&rig, 1), &["no snapshot in the state directory can be used", "start with an empty one"]);
+    one_line(&refused(&rig, 1), &["no snapshot in the state directory can be used", "start with an empty one", "input.start"]);
 
     // Other numbers in [query] than the state was made with.
     fs::write(newest, &good).unwrap();

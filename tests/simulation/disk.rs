@@ -13,6 +13,20 @@ struct File {
     bytes: Vec<u8>,
     /// How many of them survive a loss of power.
     synced: usize,
+    /// From here to there, a sync failed: the system shows the bytes, holds them for written, and has forgotten to write them.
+    forgotten: Vec<(usize, usize)>,
+}
+
+impl File {
+    fn sync(&mut self, fails: bool) -> io::Result<()> {
+        let from = std::mem::replace(&mut self.synced, self.bytes.len());
+        if fails {
+            self.forgotten.push((from, self.synced));
+            self.synced = from;
+            return Err(io::Error::other("simulated: the disk failed"));
+        }
+        Ok(())
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -91,6 +105,10 @@ impl Files {
                 file.bytes[from..to].iter_mut().for_each(|b| *b = if zeros { 0 } else { *b ^ 0x5A });
             }
             file.synced = file.bytes.len();
+            for (from, to) in file.forgotten.drain(..) {
+                let to = to.min(file.bytes.len());
+                file.bytes.get_mut(from..to).into_iter().flatten().for_each(|b| *b = 0);
+            }
         }
     }
 }
@@ -149,9 +167,8 @@ impl DiskFile for Open {
     fn sync(&mut self) -> io::Result<()> {
         self.sim.effect(format_args!("sync {}", self.name), &[]);
         let mut world = self.sim.world();
-        let file = &mut world.files.files[self.file];
-        file.synced = file.bytes.len();
-        Ok(())
+        let fails = world.faults.failing_disk && world.chance.one_in(150);
+        world.files.files[self.file].sync(fails)
     }
 }
 
@@ -180,6 +197,24 @@ impl Disk for SimDisk {
         Ok(Box::new(Open { sim: self.0.clone(), file, name: name.to_owned() }))
     }
 
+    fn reopen(&self, name: &str, at: u64) -> io::Result<Box<dyn DiskFile>> {
+        self.0.effect(format_args!("reopen {name} {at}"), &[]);
+        let (file, at) = (self.file(name)?, at as usize);
+        let mut world = self.0.world();
+        let content = &mut world.files.files[file];
+        if content.bytes.len() < at {
+            return Err(io::Error::other("simulated: the file is shorter"));
+        }
+        content.bytes.truncate(at);
+        content.synced = content.synced.min(at);
+        content.forgotten.retain_mut(|(from, to)| {
+            *to = at.min(*to);
+            from < to
+        });
+        drop(world);
+        Ok(Box::new(Open { sim: self.0.clone(), file, name: name.to_owned() }))
+    }
+
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.0.effect(format_args!("rename {from} {to}"), &[]);
         let file = self.file(from)?;
@@ -194,15 +229,6 @@ impl Disk for SimDisk {
         world.files.snapshots += world.files.pending.iter().filter(named).count();
         world.files.durable = world.files.names.clone();
         world.files.pending.clear();
-        Ok(())
-    }
-
-    fn sync(&self, name: &str) -> io::Result<()> {
-        self.0.effect(format_args!("sync {name}"), &[]);
-        let file = self.file(name)?;
-        let mut world = self.0.world();
-        let file = &mut world.files.files[file];
-        file.synced = file.bytes.len();
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, unbounded};
+use crossbeam_channel::{Receiver, TryRecvError, bounded, unbounded};
 use firstseen::defender::decode::{Decoder, Limits};
 use firstseen::finding::severity::Privileged;
 use firstseen::kafka::sink::Outgoing;
@@ -43,7 +43,7 @@ pub(crate) enum Ended {
 impl From<ServiceError> for Ended {
     fn from(error: ServiceError) -> Ended {
         match error {
-            ServiceError::State(StateError::Io(_)) | ServiceError::Journal(_) | ServiceError::FirstSnapshot => Ended::Failed(error),
+            ServiceError::State(StateError::Io(_)) | ServiceError::Journal(_) => Ended::Failed(error),
             ServiceError::Sink(_) => Ended::Failed(error),
             ServiceError::Readback(firstseen::kafka::readback::ReadbackError::Stalled { .. }) => Ended::Failed(error),
             other => Ended::Wrong(other.to_string()),
@@ -177,12 +177,12 @@ impl<'a> Life<'a> {
             privileged: Privileged::none(),
         };
         let mut outputs = SimOutputs(sim.clone());
-        let Restored { task, positions, replay, ends, next_segment, is_new } = restore(recovered, format, &mut outputs)?;
+        let Restored { task, positions, replay, ends, next_segment, is_new, .. } = restore(recovered, format, &mut outputs)?;
         let journal = store.begin_segment(next_segment).map_err(ServiceError::Journal)?;
         let (work, work_out) = unbounded();
         let (pieces, pieces_out) = unbounded();
         let waiting = work_out.clone();
-        let publisher = Publisher::new(store.clone(), journal, SimSink(sim.clone()), Arc::clone(&shared.metrics), ends.clone(), work_out);
+        let publisher = Publisher::new(store.clone(), journal, SimSink(sim.clone()), &shared, ends.clone(), work_out);
         let writer = SnapshotWriter::new(store, Arc::clone(&shared.metrics));
         let source = Source::new(sim, task.partitions().clone(), positions, replay);
         let timing = sim.chance(|c| Timing {
@@ -229,7 +229,9 @@ impl<'a> Life<'a> {
                 return self.drain();
             }
             if self.is_done() {
-                return Ok(());
+                // What the publisher has taken may wait for the disk.
+                let done = self.course.acknowledged()?;
+                return self.until(&done);
             }
             let Pace { source, task, publisher, writer, time } = self.pace;
             let mut pick = self.sim.chance(|c| c.below(source + task + publisher + writer + time));
@@ -307,16 +309,22 @@ impl<'a> Life<'a> {
                 if self.course.task().is_replaying() {
                     self.outcome.replayed += origins.len() as u64;
                 }
-                Ok(self.course.messages(&batch, &origins)?)
+                let now = self.clock();
+                Ok(self.course.messages(&batch, &origins, now)?)
             }
             Decoded::Other(event) => {
                 if event == SourceEvent::ReplayDone {
                     self.truth.replay_done()?;
                 }
                 let now = self.clock();
-                let Some(counts) = self.course.event(event, now)? else { return Ok(()) };
+                let Some(mut counts) = self.course.event(event, now)? else { return Ok(()) };
                 self.take_pieces();
-                if self.until(&counts)? { Ok(()) } else { Err(ServiceError::FirstSnapshot.into()) }
+                while !self.until(&counts)? {
+                    self.sim.pass(Span::minutes(5));
+                    counts = self.course.whole_snapshot(self.clock())?;
+                    self.take_pieces();
+                }
+                Ok(())
             }
         }
     }
@@ -326,7 +334,7 @@ impl<'a> Life<'a> {
             course.task().detector().clocks().map(|(tenant, clock)| (tenant.to_owned(), clock)).collect()
         };
         let before = clocks(&self.course);
-        let moved = self.course.idle(self.sim.now());
+        let moved = self.course.idle(self.sim.now(), self.clock());
         for ((tenant, before), (_, after)) in before.into_iter().zip(clocks(&self.course)) {
             if before != after {
                 self.outcome.advances += 1;
@@ -349,9 +357,17 @@ impl<'a> Life<'a> {
 
     /// The snapshot writer's thread, once around.
     fn write(&mut self) -> bool {
-        let waits = matches!(self.pieces.front(), Some(Piece::End { fence, .. }) if fence.is_empty());
-        if waits {
-            return false;
+        if let Some(Piece::End { fence, .. }) = self.pieces.front_mut() {
+            match fence.try_recv() {
+                Err(TryRecvError::Empty) => return false,
+                Err(TryRecvError::Disconnected) => {}
+                Ok(positions) => {
+                    // Seen, and put back for the writer.
+                    let (put, back) = bounded(1);
+                    *fence = back;
+                    let _ = put.send(positions);
+                }
+            }
         }
         let Some(piece) = self.pieces.pop_front() else { return false };
         self.writer.write(piece);

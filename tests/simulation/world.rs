@@ -83,6 +83,8 @@ pub(crate) struct Faults {
     pub(crate) full_disk: bool,
     /// A byte of the newest snapshot goes bad.
     pub(crate) rot: bool,
+    /// Some syncs fail.
+    pub(crate) failing_disk: bool,
     /// The dead letters' topic takes no larger values than this.
     pub(crate) largest: Option<usize>,
     /// Partitions are added to the input.
@@ -107,6 +109,7 @@ impl Faults {
             slow_sink: chance.percent(40),
             full_disk: chance.percent(30),
             rot: chance.percent(30),
+            failing_disk: chance.percent(30),
             largest: chance.percent(30).then(|| chance.below(1500)),
             partitions: chance.percent(30),
             idle: chance.percent(60),

@@ -288,6 +288,18 @@ wait
         runtime().block_on(admin.delete_records(&list, &AdminOptions::new())).unwrap();
     }
 
+    /// Deletes the topic and creates one of that name.
+    pub(crate) fn recreate(&self, topic: &str, partitions: i32) {
+        let admin = self.admin();
+        let results = runtime().block_on(admin.delete_topics(&[topic], &AdminOptions::new())).unwrap();
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+        wait_for("the topic to be created again", || {
+            let topic = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+            let results = runtime().block_on(admin.create_topics([&topic], &AdminOptions::new())).unwrap();
+            results.iter().all(Result::is_ok).then_some(())
+        });
+    }
+
     /// Gives the topic more partitions.
     pub(crate) fn add_partitions(&self, topic: &str, to: usize) {
         let admin = self.admin();

@@ -30,6 +30,7 @@ pub(crate) fn example() -> Change {
         vendors: vec![("Acme Backup".into(), 3)],
         previous_seen: None,
         observed_since: Ticks::parse("2026-01-01T00:00:00Z").unwrap(),
+        gap: None,
         late: false,
         cause: "",
         event: OpeningEvent {
@@ -172,6 +173,7 @@ fn changes() -> impl Strategy<Value = Change> {
             vendors: lists.1,
             previous_seen: times.3,
             observed_since: times.4,
+            gap: Some(times.4).filter(|at| at.0 % 2 == 0),
             late: flags.1,
             cause: "the destination became common",
             event: OpeningEvent {

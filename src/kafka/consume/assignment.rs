@@ -101,6 +101,10 @@ impl Worker {
         }
         let lost = mem::take(&mut self.out_of_range);
         let error = match self.skip_what_is_gone(&lost)? {
+            Ok(()) if lost == self.out_of_range => {
+                self.range_due = host_clock::monotonic() + RETRY;
+                return Ok(());
+            }
             Ok(()) => {
                 let goes_on: Vec<Assigned> = self
                     .lanes
@@ -123,6 +127,11 @@ impl Worker {
     fn skip_what_is_gone(&mut self, lost: &BTreeSet<PartitionId>) -> Result<Result<(), SourceError>, Stopped> {
         for id in lost {
             let Some((of, from)) = self.lanes.get(id).map(|l| l.of.clone()).zip(self.merge.fetched(*id)) else { continue };
+            if self.merge.queued(*id) > 0 {
+                // What was fetched goes out first: a gap is told where it is in the order.
+                self.out_of_range.insert(*id);
+                continue;
+            }
             let (low, high) = match self.io.cluster.ends(&of.topic, of.partition) {
                 Ok(ends) => ends,
                 Err(error) => return Ok(Err(error.into())),
@@ -131,6 +140,7 @@ impl Worker {
                 return self.fatal(SourceError::PositionBeyondEnd { partition: of, stored: from, end: high });
             }
             if from < low {
+                self.flush()?;
                 self.merge.skip(*id, low);
                 self.send(SourceEvent::Gap { partition: *id, from, to: low })?;
             }

@@ -1,0 +1,115 @@
+//! After a replay that lacked messages: what the findings topic says and what the state says are brought together.
+//!
+//! A replay repeats what was published only if it gets the same messages. When retention took some, it keeps back what it says of
+//! findings, and at its end each is compared once: open here and not there, it is opened there; open there and not here, it is
+//! closed there. Nothing stays open for ever, and no change contradicts the one before it. Until a snapshot holds the outcome nothing
+//! more may be consumed: a second replay would not repeat it.
+
+use super::{Publication, Published, Task, Turnout, publication};
+use crate::detector::{Detector, FindingRow};
+use crate::finding::{Change, ChangeKind, FindingId};
+use crate::kafka::sink::Outgoing;
+use crate::time::Ticks;
+use std::collections::{BTreeSet, HashMap};
+
+/// A finding's last change in the topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Last {
+    /// Its revision.
+    pub revision: u32,
+    /// Whether it left the finding open.
+    pub open: bool,
+    /// Its value, if so.
+    pub value: Vec<u8>,
+}
+
+/// A replay that lacks messages.
+#[derive(Debug)]
+pub(super) struct Lossy {
+    /// Findings as they stood, and as the topic had them, when the first gap was met.
+    base: HashMap<FindingId, FindingRow>,
+    /// The last change of each finding since.
+    held: HashMap<FindingId, Change>,
+}
+
+impl Lossy {
+    pub(super) fn new(detector: &Detector) -> Lossy {
+        Lossy { base: detector.findings().map(|row| (row.id, row)).collect(), held: HashMap::new() }
+    }
+
+    pub(super) fn hold(&mut self, change: &Change) {
+        self.held.insert(change.id, change.clone());
+    }
+}
+
+impl Published {
+    /// A change stands in the topic.
+    pub fn note(&mut self, id: FindingId, revision: u32, open: bool, value: &[u8]) {
+        self.changes.insert((id, revision));
+        if self.last.get(&id).is_none_or(|last| last.revision <= revision) {
+            self.last.insert(id, Last { revision, open, value: if open { value.to_vec() } else { Vec::new() } });
+        }
+    }
+}
+
+impl Task {
+    /// Compares every finding once, in the order of their ids, and publishes what the topic lacks.
+    pub(super) fn reconcile(&mut self, mut lossy: Lossy, out: &mut Turnout) {
+        let last = std::mem::take(&mut self.published.last);
+        let rows: HashMap<FindingId, FindingRow> = self.feed.detector.findings().map(|row| (row.id, row)).collect();
+        let ids: BTreeSet<[u8; 16]> = lossy.base.keys().chain(last.keys()).chain(rows.keys()).map(|id| id.0).collect();
+        for id in ids.into_iter().map(FindingId) {
+            let (row, held) = (rows.get(&id), lossy.held.remove(&id));
+            let base = lossy.base.get(&id).map(|base| (base.revision, base.open));
+            let read = last.get(&id).map(|last| (last.revision, last.open));
+            let (revision, open) = base.max(read).unwrap_or((0, false));
+            let detector = &mut self.feed.detector;
+            let change = match (open, row.filter(|row| row.open)) {
+                (true, Some(row)) if held.is_some() => detector.revise(row.candidate, revision + 1, Some(ChangeKind::Updated)),
+                (true, Some(row)) => detector.revise(row.candidate, revision, None),
+                (false, Some(row)) => detector.revise(row.candidate, revision + 1, Some(ChangeKind::Opened)),
+                (true, None) => {
+                    row.and_then(|row| detector.revise(row.candidate, revision + 1, None));
+                    let closed = held.map(|change| Change { revision: revision + 1, ..change });
+                    if let (None, Some(last)) = (&closed, last.get(&id)) {
+                        out.publications.extend(self.retraction(id, last));
+                    }
+                    closed
+                }
+                (false, None) => row.and_then(|row| detector.revise(row.candidate, revision.max(row.revision), None)),
+            };
+            if let Some(change) = change {
+                out.publications.push(publication(&self.format, &change, None));
+                out.changes.push(change);
+            }
+        }
+    }
+
+    /// What ends a finding that the state doesn't know: its last change, retracted.
+    fn retraction(&self, id: FindingId, last: &Last) -> Option<Publication> {
+        let text = std::str::from_utf8(&last.value).ok()?;
+        let value: serde_json::Value = serde_json::from_str(text).ok()?;
+        let written = Ticks::parse(value.get("at")?.as_str()?)?;
+        let tenant = value.get("tenant_id").and_then(serde_json::Value::as_str).unwrap_or_default();
+        let clock = self.feed.detector.clocks().find(|(name, _)| *name == tenant).map_or(written, |(_, clock)| clock);
+        let (at, revision) = (clock.max(written), last.revision + 1);
+        let head =
+            |revision: &dyn std::fmt::Display, change: &str, at: &str| format!(r#""revision":{revision},"change":{change},"at":{at}"#);
+        let said = head(&last.revision, &value.get("change")?.to_string(), &value.get("at")?.to_string());
+        let says = head(&revision, r#""retracted""#, &serde_json::to_string(&at).ok()?);
+        let reason = |text: &str| format!(r#""reason":{text}"#);
+        let retracted = text.replacen(&said, &says, 1).replacen(&reason(&value.get("reason")?.to_string()), &reason(GONE), 1);
+        let headers = [("change", "retracted"), ("revision", &revision.to_string()), ("finding-format", "firstseen")];
+        let outgoing = Outgoing {
+            topic: self.format.findings_topic.clone(),
+            key: id.to_string().into_bytes(),
+            headers: headers.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).into(),
+            payload: retracted.into_bytes(),
+            token: 0,
+        };
+        (text.contains(&said)).then_some(Publication { outgoing, appended: None })
+    }
+}
+
+const GONE: &str =
+    r#""Retracted: messages that it rests on were gone from the input before they could be read again, so the state does not hold it.""#;

@@ -1,0 +1,176 @@
+//! What docs/operations.md promises of an input that lost messages or is another, on the real binary and a real broker; one line of outcome each.
+
+use std::collections::BTreeMap;
+
+use crate::rig::{PARTITIONS, Rig, fleet};
+use crate::state_answers::{say, state};
+use crate::support::kafka::broker;
+
+/// The topic as a consumer reads it: the open findings with their revisions, and every value. `changes` checks that revisions follow each
+/// other; here no change contradicts the one before it.
+fn consumer(rig: &Rig) -> (BTreeMap<String, u64>, Vec<serde_json::Value>) {
+    let mut open = BTreeMap::new();
+    let values: Vec<serde_json::Value> = rig.changes().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for value in &values {
+        let (id, revision) = (value["finding_id"].as_str().unwrap().to_owned(), value["revision"].as_u64().unwrap());
+        let was_open = open.remove(&id).is_some();
+        match value["change"].as_str().unwrap() {
+            "opened" => assert!(!was_open, "opened, and was open: {value}"),
+            _ => assert!(was_open, "changed, and was not open: {value}"),
+        }
+        if matches!(value["change"].as_str().unwrap(), "opened" | "updated") {
+            open.insert(id, revision);
+        }
+    }
+    (open, values)
+}
+
+/// What `state export` calls open.
+fn known_open(rig: &Rig) -> BTreeMap<String, u64> {
+    let rows = state(rig, "export").stdout;
+    let lines = rows.split(|b| *b == b'\n').filter(|l| !l.is_empty()).map(|l| serde_json::from_slice::<serde_json::Value>(l).unwrap());
+    let finding = lines.filter_map(|line| line["candidate"]["finding"].as_object().cloned());
+    finding.filter(|f| f["open"] == true).map(|f| (f["finding_id"].as_str().unwrap().to_owned(), f["revision"].as_u64().unwrap())).collect()
+}
+
+/// Deletes the first `share` of the first `n` messages' partitions.
+fn delete(rig: &Rig, n: usize, share: f64) -> u64 {
+    let ends = crate::rig::ends(&fleet()[..n]);
+    (0..PARTITIONS)
+        .map(|partition| {
+            let before = (ends[&partition] as f64 * share) as i64;
+            broker().delete_before(&rig.input, partition, before);
+            before as u64
+        })
+        .sum()
+}
+
+#[test]
+fn answer_gap() {
+    let rig = Rig::shared("gap");
+    let (n, all) = (fleet().len() * 7 / 10, fleet().len());
+    rig.produce(broker(), &fleet()[..n / 2]);
+    let mut first = rig.start();
+    first.caught_up((n / 2) as u64);
+    first.drain();
+    let consumed = n / 2;
+    rig.produce(broker(), &fleet()[n / 2..n]);
+    let gone = delete(&rig, n, 0.9) - consumed as u64;
+    let stored = rig.state_files();
+
+    // Told to stop: one line, and nothing is touched.
+    let rig = rig.set("input.on_gap", "stop");
+    let mut stopped = rig.start();
+    assert_eq!(stopped.end().code(), Some(1));
+    let log = stopped.log();
+    let last = log.lines().last().unwrap();
+    for words in ["error: ", &rig.input, "are gone from the input", "input.on_gap = \"continue\""] {
+        assert!(last.contains(words), "{last}");
+    }
+    let snapshots = |files: BTreeMap<String, u64>| files.into_iter().filter(|(name, _)| name.starts_with("snapshot-")).collect::<Vec<_>>();
+    assert_eq!(snapshots(rig.state_files()), snapshots(stored), "the state is as it was");
+
+    let rig = rig.set("input.on_gap", "continue");
+    rig.produce(broker(), &fleet()[n..]);
+    let mut second = rig.start();
+    let metrics = second.reached(fleet()[all - 1].arrival);
+    assert_eq!(metrics.sum("firstseen_input_gap_messages_total") as u64, gone);
+    second.drain();
+    let log = second.log();
+    let errors: Vec<serde_json::Value> =
+        log.lines().filter_map(|l| serde_json::from_str(l).ok()).filter(|l: &serde_json::Value| l["level"] == "ERROR").collect();
+    assert_eq!(errors.len(), PARTITIONS as usize, "one a partition: {errors:?}");
+    for error in &errors {
+        let text = error.to_string();
+        assert!(text.contains("messages are gone from the input") && text.contains("\"from\"") && text.contains("\"to\""), "{text}");
+        assert!(text.contains(&rig.input), "{text}");
+    }
+    let (open, values) = consumer(&rig);
+    assert_eq!(open, known_open(&rig));
+    let resumed = values.iter().position(|v| v["baseline"].get("gap").is_some()).expect("some finding opens after the gap");
+    assert!(values[..resumed].iter().all(|v| v["baseline"].get("gap").is_none()));
+    let after: Vec<_> = values.iter().filter(|v| v["baseline"].get("gap").is_some()).collect();
+    let opened = after.iter().filter(|v| v["change"] == "opened").count();
+    assert!(opened > 0);
+    say(&format!(
+        "answer, gap: {gone} messages gone from {PARTITIONS} partitions: counted, {} ERROR with partition and range, {opened} findings opened after it carry baseline.gap; on_gap = \"stop\": exit 1",
+        errors.len()
+    ));
+}
+
+#[test]
+fn answer_retention_shorter_than_downtime_on_a_broker() {
+    let mut outcome = Vec::new();
+    for (place, share) in [("acknowledged:40", 0.5), ("published:3", 0.8), ("journal-synced:8", 1.0)] {
+        let rig = Rig::shared("downtime");
+        let n = fleet().len() * 7 / 10;
+        rig.produce(broker(), &fleet()[..n]);
+        rig.start_to_crash(place).crashed();
+        let before = rig.changes().len();
+        let gone = delete(&rig, n, share);
+        rig.produce(broker(), &fleet()[n..]);
+        let mut second = rig.start();
+        let metrics = second.reached(fleet().last().unwrap().arrival);
+        assert_eq!(metrics.sum("firstseen_input_gap_messages_total") as u64, gone);
+        second.drain();
+        let (open, values) = consumer(&rig);
+        assert_eq!(open, known_open(&rig), "{place}");
+        let gap = "messages that it rests on were gone";
+        let retracted = values.iter().filter(|v| v["reason"].as_str().unwrap_or_default().contains(gap)).count();
+        // Another start has nothing to say.
+        let mut third = rig.start();
+        third.caught_up(0);
+        third.drain();
+        assert_eq!(consumer(&rig).1.len(), values.len());
+        outcome.push(format!("{gone} gone, {before} changes before, {retracted} retracted for it, {} open in both", open.len()));
+    }
+    say(&format!("answer, retention shorter than downtime: {}; 0 contradictions", outcome.join("; ")));
+}
+
+#[test]
+fn answer_recreated_topic() {
+    let rig = Rig::shared("recreated");
+    let n = fleet().len() / 2;
+    rig.produce(broker(), &fleet()[..n]);
+    let mut first = rig.start();
+    first.caught_up(n as u64);
+    first.drain();
+    let (changes, files) = (rig.changes(), rig.state_files());
+    let mut said = Vec::new();
+    // Shorter than what was consumed, and longer: other messages stand at the offsets that are stored.
+    for (from, to) in [(n, n + 40), (n, fleet().len())] {
+        broker().recreate(&rig.input, PARTITIONS);
+        rig.produce(broker(), &fleet()[from..to]);
+        if to == fleet().len() {
+            rig.produce(broker(), &fleet()[..n]);
+        }
+        let mut refused = rig.start();
+        assert_eq!(refused.end().code(), Some(1));
+        let log = refused.log();
+        let last = log.lines().last().unwrap().to_owned();
+        for words in ["error: ", &rig.input, "deleted and created again", "move the state directory away"] {
+            assert!(last.contains(words), "{last}");
+        }
+        assert_eq!(rig.changes(), changes, "nothing is read as if nothing were");
+        let snapshots = |files: &BTreeMap<String, u64>| files.keys().filter(|n| n.starts_with("snapshot-")).cloned().collect::<Vec<_>>();
+        assert_eq!(snapshots(&rig.state_files()), snapshots(&files));
+        said.push(last);
+    }
+    assert!(said[0].contains("but was consumed up to") && said[1].contains("was appended at"), "{said:?}");
+
+    // Under a running service.
+    let rig = Rig::shared("recreated-live");
+    rig.produce(broker(), &fleet()[..n]);
+    let mut running = rig.start();
+    running.caught_up(n as u64);
+    let changes = rig.changes();
+    broker().recreate(&rig.input, PARTITIONS);
+    rig.produce(broker(), &fleet()[n..n + 40]);
+    assert_eq!(running.end().code(), Some(1));
+    let log = running.log();
+    assert!(log.lines().last().unwrap().contains("deleted and created again"), "{log}");
+    assert_eq!(rig.changes(), changes);
+    say(
+        "answer, re-created topic: shorter than the stored position, longer, and under a running service: exit 1 each, named, nothing consumed, the state untouched",
+    );
+}
