@@ -57,23 +57,22 @@ pub(crate) struct Files {
     durable: BTreeMap<String, usize>,
     pending: Vec<Naming>,
     full_until: Option<Ticks>,
-    /// Snapshots that have got a durable name.
+    /// Good snapshots that have got a durable name.
     snapshots: usize,
-    rotten: bool,
 }
 
 impl Files {
-    /// One byte of the newest snapshot goes bad, once, when there must be one before it. Not one of the format version, which is
+    /// One byte of the newest snapshot goes bad, when there must be a good one before it. Not one of the format version, which is
     /// believed: a file of another version is no damaged one.
     pub(crate) fn rot(&mut self, chance: &mut Chance) {
-        if self.rotten || self.snapshots < 2 {
+        if self.snapshots < 2 {
             return;
         }
         let newest = self.names.iter().rev().find(|(name, _)| name.starts_with("snapshot-") && !name.ends_with(".tmp"));
         let Some(file) = newest.and_then(|(_, file)| self.files.get_mut(*file)).filter(|file| file.bytes.len() > 12) else { return };
         let at = 12 + chance.below(file.bytes.len() - 12);
         file.bytes[at] ^= 1 << chance.below(8);
-        self.rotten = true;
+        self.snapshots = 1;
     }
 
     fn name(&mut self, naming: Naming) {

@@ -161,6 +161,8 @@ struct Life<'a> {
     pieces_out: Receiver<Piece>,
     pieces: VecDeque<Piece>,
     pace: Pace,
+    /// How far the host's wall clock is wrong, in ticks.
+    wrong_by: i64,
 }
 
 impl<'a> Life<'a> {
@@ -212,6 +214,7 @@ impl<'a> Life<'a> {
             pieces_out,
             pieces: VecDeque::new(),
             pace,
+            wrong_by: 0,
         })
     }
 
@@ -334,10 +337,18 @@ impl<'a> Life<'a> {
             course.task().detector().clocks().map(|(tenant, clock)| (tenant.to_owned(), clock)).collect()
         };
         let before = clocks(&self.course);
-        let moved = self.course.idle(self.sim.now(), self.clock());
+        if self.sim.faults().clock_steps && self.sim.chance(|c| c.one_in(50)) {
+            self.wrong_by = self.sim.chance(|c| c.span(Span::days(8))).0 - Span::days(4).0;
+        }
+        let now = self.sim.now();
+        let moved = self.course.idle(now.plus(Span(self.wrong_by)), self.clock());
         for ((tenant, before), (_, after)) in before.into_iter().zip(clocks(&self.course)) {
             if before != after {
                 self.outcome.advances += 1;
+                // Envelopes may be ahead of the broker by as much as the skew that is allowed.
+                if after > now.plus(settings().max_clock_skew) {
+                    return Err(Ended::Wrong(format!("the clock of {tenant} was moved from {before} to {after}, it is {now}")));
+                }
                 self.truth.order.push(Step::Advance(tenant, after));
                 self.truth.at += 1;
             }

@@ -89,6 +89,8 @@ pub(crate) struct Faults {
     pub(crate) largest: Option<usize>,
     /// Partitions are added to the input.
     pub(crate) partitions: bool,
+    /// The host's wall clock is set forth and back.
+    pub(crate) clock_steps: bool,
     /// The input counts as idle in pauses.
     pub(crate) idle: bool,
 }
@@ -112,6 +114,7 @@ impl Faults {
             failing_disk: chance.percent(30),
             largest: chance.percent(30).then(|| chance.below(1500)),
             partitions: chance.percent(30),
+            clock_steps: chance.percent(30),
             idle: chance.percent(60),
         }
     }
