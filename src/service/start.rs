@@ -20,6 +20,7 @@ use crate::stage;
 use crate::state::Store;
 use crate::state::disk::Directory;
 use crate::task::Format;
+use crate::time::Span;
 use crossbeam_channel::{Receiver, bounded, unbounded};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -44,6 +45,7 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
         tracing::warn!("{warning}");
     }
     let to_replay = recovered.entries.len();
+    let replay_skew = recovered.detector.settings().max_clock_skew;
     let kafka = kafka_settings(config);
     ensure_topics(config, &kafka, &[&config.output.findings_topic, &config.output.dead_letter_topic])?;
     let format = Format {
@@ -92,7 +94,7 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     let snapshot_thread = spawn("snapshots", move || writer.run(&pieces_out))?;
 
     let source = source::start(source_config)?;
-    let decoded = spawn_decoders(config, source.events.clone())?;
+    let decoded = spawn_decoders(config, replay_skew, source.events.clone())?;
     shared.metrics.state_restored(begun.elapsed());
     shared.health.set_unready("waiting for partitions to be assigned");
     let course = Course::new(task, shared.clone(), Timing::of(config), work, pieces, next_segment, is_new)
@@ -104,19 +106,24 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<thread::Joi
     thread::Builder::new().name(name.to_owned()).spawn(work).map_err(ServiceError::Thread)
 }
 
-/// One thread hands events to the decoders in turn; results come back in the events' order.
-fn spawn_decoders(config: &Config, events: Receiver<SourceEvent>) -> Result<stage::Outlet<Decoded>, ServiceError> {
+/// One thread hands events to the decoders in turn; results come back in the events' order. What is replayed is decoded by the skew that
+/// was in force.
+fn spawn_decoders(config: &Config, replay_skew: Span, events: Receiver<SourceEvent>) -> Result<stage::Outlet<Decoded>, ServiceError> {
     // The task and librdkafka want a core each; what is left decodes.
     let workers = thread::available_parallelism().map_or(1, |n| n.get().saturating_sub(2)).clamp(1, 16);
     let skew = config.input.max_clock_skew;
     let make = || {
         let mut decoder = Decoder::new();
-        move |event| decode(&mut decoder, event, |clock| Limits { independent_clock: clock, max_clock_skew: skew })
+        move |(event, skew)| decode(&mut decoder, event, |clock| Limits { independent_clock: clock, max_clock_skew: skew })
     };
     let (mut inlet, outlet) = stage::spawn("decode", workers, 4, make).map_err(ServiceError::Thread)?;
     spawn("deal", move || {
+        let mut in_force = replay_skew;
         for event in events {
-            if !inlet.send(event) {
+            if matches!(event, SourceEvent::ReplayDone) {
+                in_force = skew;
+            }
+            if !inlet.send((event, in_force)) {
                 return;
             }
         }

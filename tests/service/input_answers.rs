@@ -174,3 +174,65 @@ fn answer_recreated_topic() {
         "answer, re-created topic: shorter than the stored position, longer, and under a running service: exit 1 each, named, nothing consumed, the state untouched",
     );
 }
+
+#[test]
+fn answer_changed_settings() {
+    let rig = Rig::shared("settings");
+    let n = fleet().len() * 9 / 10;
+    rig.produce(broker(), &fleet()[..n]);
+    // Killed: what its journal lists is replayed by the old numbers, and only then the new ones hold.
+    rig.start_to_crash("acknowledged:200").crashed();
+    let mut again = rig.start();
+    again.caught_up(0);
+    again.reached(fleet()[n - 1].arrival);
+    again.kill();
+    let before = consumer(&rig);
+    let rig = rig.set("query.prevalence_below", "2").set("output.update_interval", "1h").set("input.max_clock_skew", "2h");
+    let mut second = rig.start();
+    second.caught_up(0);
+    second.reached(fleet()[n - 1].arrival);
+    second.drain();
+    let after = consumer(&rig);
+    assert_eq!(after.0, known_open(&rig));
+    let at_once = &after.1[before.1.len()..];
+    assert!(before.0.len() > after.0.len(), "{} and {}", before.0.len(), after.0.len());
+    for change in at_once {
+        assert_eq!(change["prevalence"]["threshold"], 2);
+        let rare = change["prevalence"]["devices"].as_u64().unwrap() < 2;
+        assert_eq!(change["change"] == "retracted", !rare, "{change}");
+    }
+    // Again the same: nothing to say. Back: what is rare again opens again, under its id.
+    let mut third = rig.start();
+    third.caught_up(0);
+    third.drain();
+    assert_eq!(consumer(&rig).1.len(), after.1.len());
+    let rig = rig.set("query.prevalence_below", "6");
+    let mut back = rig.start();
+    back.caught_up(0);
+    back.drain();
+    assert_eq!(consumer(&rig).0.keys().collect::<Vec<_>>(), before.0.keys().collect::<Vec<_>>());
+
+    let mut refused = Vec::new();
+    for (key, value, is) in
+        [("query.lookback", "20d", "14d"), ("query.prevalence_window", "3d", "5d"), ("query.prevalence_below", "100", "6")]
+    {
+        let other = Rig::shared("settings-refused").set(key, value);
+        std::fs::create_dir(other.state()).unwrap();
+        for name in rig.state_files().keys().filter(|name| *name != "LOCK") {
+            std::fs::copy(rig.state().join(name), other.state().join(name)).unwrap();
+        }
+        let mut process = other.start();
+        assert_eq!(process.end().code(), Some(1));
+        let last = process.log().lines().last().unwrap().to_owned();
+        assert!(last.contains(&format!("{key} was {is} when the state was written and is {value} now")), "{last}");
+        assert!(last.contains("Set the old value again; or move state.dir away"), "{last}");
+        refused.push(key);
+    }
+    say(&format!(
+        "answer, changed settings: prevalence_below 6 to 2: {} changes at once, {} open instead of {}, and back: the same findings; refused with key and ways out: {}",
+        at_once.len(),
+        after.0.len(),
+        before.0.len(),
+        refused.join(", ")
+    ));
+}
