@@ -39,13 +39,14 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     let begun = host_clock::monotonic();
     shared.health.set_unready("restoring the state");
     let settings = config.detector_settings();
+    let configured = settings.clone();
     let store = Store::new(Arc::new(Directory::open(&config.state.dir)?));
     let recovered = store.recover(&settings)?;
     for warning in &recovered.warnings {
         tracing::warn!("{warning}");
     }
     let to_replay = recovered.entries.len();
-    let replay_skew = recovered.detector.settings().max_clock_skew;
+    let stored = recovered.detector.settings().clone();
     let kafka = kafka_settings(config);
     ensure_topics(config, &kafka, &[&config.output.findings_topic, &config.output.dead_letter_topic])?;
     let format = Format {
@@ -57,6 +58,13 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     };
     let mut outputs = Brokers(kafka.clone());
     let Restored { task, positions, stamps, replay, ends, next_segment, is_new } = restore(recovered, format, &mut outputs)?;
+    let changed: Vec<&str> = stored.described().iter().zip(configured.described()).filter(|(a, b)| **a != *b).map(|(a, _)| a.0).collect();
+    if !changed.is_empty() {
+        tracing::warn!(
+            keys = changed.join(", "),
+            "settings changed: they hold after the replay, and what follows from them is written at once"
+        );
+    }
     for change in task.detector().open_findings() {
         shared.view.apply(&change);
     }
@@ -94,7 +102,7 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     let snapshot_thread = spawn("snapshots", move || writer.run(&pieces_out))?;
 
     let source = source::start(source_config)?;
-    let decoded = spawn_decoders(config, replay_skew, source.events.clone())?;
+    let decoded = spawn_decoders(config, stored.max_clock_skew, source.events.clone())?;
     shared.metrics.state_restored(begun.elapsed());
     shared.health.set_unready("waiting for partitions to be assigned");
     let course = Course::new(task, shared.clone(), Timing::of(config), work, pieces, next_segment, is_new)
