@@ -21,6 +21,7 @@ macro_rules! turn {
 }
 
 mod candidate;
+mod change;
 mod check;
 mod connections;
 mod destination;
@@ -46,6 +47,7 @@ mod window;
 pub mod wire;
 
 pub use candidate::REMEMBERED_IDENTITIES;
+pub use change::Lack;
 pub use gap::FindingRow;
 
 use crate::defender::{Body, DeviceInfo, Record};

@@ -3,7 +3,7 @@
 use crate::defender::Body;
 use crate::defender::batch::Item;
 use crate::defender::reason::Reason;
-use crate::detector::{Detector, Effect};
+use crate::detector::{Detector, Effect, Settings};
 use crate::finding::Change;
 use crate::planted::{self, Bug};
 use crate::time::Ticks;
@@ -120,6 +120,16 @@ impl Feed {
             Item::Dead { index, reason, error, raw } => {
                 *self.tally.dead.entry(reason.as_str()).or_default() += 1;
                 output.dead_letter(DeadLetter { index, reason, error: &error, raw });
+            }
+        }
+    }
+
+    /// Puts other settings in force.
+    pub fn change_settings(&mut self, settings: Settings, output: &mut impl Output) {
+        self.detector.change_settings(settings, &mut self.effects);
+        for effect in self.effects.drain(..) {
+            if let Effect::Change(change) = effect {
+                output.change(change);
             }
         }
     }

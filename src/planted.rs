@@ -35,6 +35,12 @@ pub enum Bug {
     SegmentHeaderNotSynced,
     /// A journal that a killed process left is built on without being synced.
     RecoveredJournalNotSynced,
+    /// A sync that failed is tried again without writing again.
+    FailedSyncBelieved,
+    /// A damaged snapshot passes for one of those that are kept.
+    DamagedSnapshotKept,
+    /// Idle advances follow the host's clock wherever it jumps.
+    HostClockBelieved,
     /// A snapshot counts before what was published before it is acknowledged.
     FenceNotAwaited,
     /// Work begins before the first snapshot counts.
@@ -67,6 +73,9 @@ impl Bug {
         Bug::SegmentNameNotSynced,
         Bug::SegmentHeaderNotSynced,
         Bug::RecoveredJournalNotSynced,
+        Bug::FailedSyncBelieved,
+        Bug::DamagedSnapshotKept,
+        Bug::HostClockBelieved,
         Bug::FenceNotAwaited,
         Bug::FirstSnapshotNotAwaited,
         Bug::OneSnapshotKept,

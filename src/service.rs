@@ -16,6 +16,7 @@ pub mod snapshots;
 mod start;
 
 use crate::config::Config;
+use crate::detector::Lack;
 use crate::host_clock;
 use crate::http::HttpError;
 use crate::kafka::admin::AdminError;
@@ -44,18 +45,12 @@ pub enum ServiceError {
     /// The state can't be used.
     #[error(transparent)]
     State(#[from] StateError),
-    /// The state was kept by other settings.
+    /// The state was kept by other settings, and lacks what these need.
     #[error(
-        "the state was kept with {key} = {stored}, the configuration says {configured}; restore the old value, or start with a new state.dir"
+        "{} was {} when the state was written and is {} now: {}. Set the old value again; or move state.dir away and start with an empty one and input.start = \"earliest\", which builds the state again from what the input topic holds",
+        .0.key, .0.stored, .0.configured, .0.missing
     )]
-    OtherSettings {
-        /// Configuration key.
-        key: &'static str,
-        /// Its value when the state was written.
-        stored: String,
-        /// Its value now.
-        configured: String,
-    },
+    OtherSettings(Lack),
     /// Messages are gone, and the configuration says to stop then.
     #[error(
         "{partition}: the messages from offset {from} to {to} are gone from the input (retention passed the stored position) and input.on_gap is \"stop\"; set input.on_gap = \"continue\" to go on without them, or start with a new state.dir"

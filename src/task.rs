@@ -95,6 +95,8 @@ impl Turnout {
 pub struct Task {
     feed: Feed,
     format: Format,
+    /// In force once the journal is replayed by the settings that were.
+    configured: Settings,
     partitions: PartitionTable,
     positions: Positions,
     /// By partition: the broker's timestamp of the message before the position.
@@ -177,8 +179,9 @@ impl Task {
             partitions.register(topic, partition);
         }
         Task {
+            configured: format.settings.clone(),
+            format: Format { settings: detector.settings().clone(), ..format },
             feed: Feed::new(detector),
-            format,
             partitions,
             positions,
             stamps: Vec::new(),
@@ -271,8 +274,8 @@ impl Task {
     }
 
     /// Messages of the partition up to `to` are gone. While the journal is replayed, what it says of findings is kept back from now on,
-    /// and brought together with the topic at its end. After this (after [`Task::replay_done`], during a replay) a snapshot must
-    /// count before more is consumed: a gap stands in no journal.
+    /// and brought together with the topic at its end. After this a snapshot must
+    /// count before more is consumed (during a replay: see [`Task::replay_done`]): a gap stands in no journal.
     pub fn skipped_to(&mut self, partition: PartitionId, to: NextOffset) {
         if let Some(of) = self.partitions.get(partition) {
             self.feed.detector.gap_begins(&of.to_string());
@@ -361,17 +364,28 @@ impl Task {
         self.feed.advance(tenant, to, &mut sorter);
     }
 
-    /// The source has delivered all that the journal lists: what comes now is live.
-    pub fn replay_done(&mut self, out: &mut Turnout) {
+    /// The source has delivered all that the journal lists: what comes now is live. True when a snapshot must count before more is
+    /// consumed: messages were gone, or settings changed, which stands in no journal.
+    pub fn replay_done(&mut self, out: &mut Turnout) -> bool {
         for entry in self.replay.take().unwrap_or_default() {
             if let Entry::Advance { tenant, to } = entry {
                 self.advance(&tenant, to, true, out);
             }
         }
-        if let Some(lossy) = self.lossy.take() {
+        let lossy = self.lossy.take();
+        let changed = *self.feed.detector.settings() != self.configured;
+        let must_store = lossy.is_some() || changed;
+        if let Some(lossy) = lossy {
             self.reconcile(lossy, out);
         }
+        if changed {
+            self.format.settings = self.configured.clone();
+            let published = &mut self.published;
+            let mut sorter = Sorter { format: &self.format, published, replaying: true, lossy: None, source: None, appended: None, out };
+            self.feed.change_settings(self.configured.clone(), &mut sorter);
+        }
         self.published = Published::default();
+        must_store
     }
 
     /// Moves the arrival clock of every tenant that is behind `to`: the input is idle.

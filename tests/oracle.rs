@@ -15,6 +15,7 @@ mod oracle {
     mod faults;
     pub(crate) mod fleet;
     pub(crate) mod query;
+    mod settings;
 }
 
 use std::io::Write;

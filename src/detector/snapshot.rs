@@ -308,7 +308,10 @@ impl Detector {
             let row = self.candidates.row_mut(id);
             if let Some(finding) = row.finding.as_ref().filter(|f| f.open && (f.count != row.count || Some(f.answer) != row.answer)) {
                 let due = finding.written.plus(turn.settings.update_interval);
-                turn.timers.arm(&mut row.timer, due, Target::Candidate(id));
+                if due > now {
+                    // Else it was kept by a longer interval, and is judged when that is changed.
+                    turn.timers.arm(&mut row.timer, due, Target::Candidate(id));
+                }
             }
         }
     }

@@ -102,8 +102,6 @@ pub struct Course {
     waiting: bool,
     is_new: bool,
     stop_on_gap: bool,
-    /// A gap was met, and no snapshot holds it yet.
-    gap: bool,
     turnout: Turnout,
     rows: Vec<(Section, Vec<u8>)>,
 }
@@ -137,7 +135,6 @@ impl Course {
             waiting: false,
             is_new,
             stop_on_gap: false,
-            gap: false,
             turnout: Turnout::default(),
             rows: Vec::new(),
         }
@@ -269,14 +266,14 @@ impl Course {
                 health.set_unready(reason);
             }
             SourceEvent::ReplayDone => {
-                self.task.replay_done(&mut self.turnout);
+                let must_store = self.task.replay_done(&mut self.turnout);
                 self.shared.metrics.messages_replayed(self.task.replayed);
                 if self.task.replayed > 0 {
                     tracing::info!(messages = self.task.replayed, "the journal is replayed");
                 }
                 self.hand_on()?;
                 self.shared.health.set_ready();
-                if std::mem::take(&mut self.gap) {
+                if must_store {
                     return self.whole_snapshot(now).map(Some);
                 }
             }
@@ -294,10 +291,7 @@ impl Course {
                 tracing::error!(partition = of, %from, %to, "messages are gone from the input: retention passed the stored position; findings may be missing or wrong for what they held, and say so by baseline.gap");
                 self.shared.metrics.messages_gone((to.0 - from.0).max(0) as u64);
                 self.task.skipped_to(partition, to);
-                if self.task.is_replaying() {
-                    // It waits for the replay's end, where what is published and what is known are brought together.
-                    self.gap = true;
-                } else {
+                if !self.task.is_replaying() {
                     return self.whole_snapshot(now).map(Some);
                 }
             }

@@ -61,9 +61,8 @@ pub struct Restored {
 /// # Errors
 /// The state was kept by other settings, or the output topics can't be read.
 pub fn restore(recovered: Recovered, format: Format, outputs: &mut dyn Outputs) -> Result<Restored, ServiceError> {
-    let (stored, configured) = (recovered.detector.settings().described(), format.settings.described());
-    if let Some(((key, stored), (_, configured))) = stored.into_iter().zip(configured).find(|(a, b)| a != b) {
-        return Err(ServiceError::OtherSettings { key, stored, configured });
+    if let Some(lack) = recovered.detector.settings().lacks(&format.settings).into_iter().next() {
+        return Err(ServiceError::OtherSettings(lack));
     }
     let Recovered { detector, input, stamps, output, entries, next_segment, .. } = recovered;
     let is_new = input.is_none();

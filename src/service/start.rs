@@ -20,6 +20,7 @@ use crate::stage;
 use crate::state::Store;
 use crate::state::disk::Directory;
 use crate::task::Format;
+use crate::time::Span;
 use crossbeam_channel::{Receiver, bounded, unbounded};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -38,12 +39,14 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     let begun = host_clock::monotonic();
     shared.health.set_unready("restoring the state");
     let settings = config.detector_settings();
+    let configured = settings.clone();
     let store = Store::new(Arc::new(Directory::open(&config.state.dir)?));
     let recovered = store.recover(&settings)?;
     for warning in &recovered.warnings {
         tracing::warn!("{warning}");
     }
     let to_replay = recovered.entries.len();
+    let stored = recovered.detector.settings().clone();
     let kafka = kafka_settings(config);
     ensure_topics(config, &kafka, &[&config.output.findings_topic, &config.output.dead_letter_topic])?;
     let format = Format {
@@ -55,6 +58,13 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     };
     let mut outputs = Brokers(kafka.clone());
     let Restored { task, positions, stamps, replay, ends, next_segment, is_new } = restore(recovered, format, &mut outputs)?;
+    let changed: Vec<&str> = stored.described().iter().zip(configured.described()).filter(|(a, b)| **a != *b).map(|(a, _)| a.0).collect();
+    if !changed.is_empty() {
+        tracing::warn!(
+            keys = changed.join(", "),
+            "settings changed: they hold after the replay, and what follows from them is written at once"
+        );
+    }
     for change in task.detector().open_findings() {
         shared.view.apply(&change);
     }
@@ -92,7 +102,7 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     let snapshot_thread = spawn("snapshots", move || writer.run(&pieces_out))?;
 
     let source = source::start(source_config)?;
-    let decoded = spawn_decoders(config, source.events.clone())?;
+    let decoded = spawn_decoders(config, stored.max_clock_skew, source.events.clone())?;
     shared.metrics.state_restored(begun.elapsed());
     shared.health.set_unready("waiting for partitions to be assigned");
     let course = Course::new(task, shared.clone(), Timing::of(config), work, pieces, next_segment, is_new)
@@ -105,19 +115,24 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<thread::Joi
     thread::Builder::new().name(name.to_owned()).spawn(work).map_err(ServiceError::Thread)
 }
 
-/// One thread hands events to the decoders in turn; results come back in the events' order.
-fn spawn_decoders(config: &Config, events: Receiver<SourceEvent>) -> Result<stage::Outlet<Decoded>, ServiceError> {
+/// One thread hands events to the decoders in turn; results come back in the events' order. What is replayed is decoded by the skew that
+/// was in force.
+fn spawn_decoders(config: &Config, replay_skew: Span, events: Receiver<SourceEvent>) -> Result<stage::Outlet<Decoded>, ServiceError> {
     // The task and librdkafka want a core each; what is left decodes.
     let workers = thread::available_parallelism().map_or(1, |n| n.get().saturating_sub(2)).clamp(1, 16);
     let skew = config.input.max_clock_skew;
     let make = || {
         let mut decoder = Decoder::new();
-        move |event| decode(&mut decoder, event, |clock| Limits { independent_clock: clock, max_clock_skew: skew })
+        move |(event, skew)| decode(&mut decoder, event, |clock| Limits { independent_clock: clock, max_clock_skew: skew })
     };
     let (mut inlet, outlet) = stage::spawn("decode", workers, 4, make).map_err(ServiceError::Thread)?;
     spawn("deal", move || {
+        let mut in_force = replay_skew;
         for event in events {
-            if !inlet.send(event) {
+            if matches!(event, SourceEvent::ReplayDone) {
+                in_force = skew;
+            }
+            if !inlet.send((event, in_force)) {
                 return;
             }
         }

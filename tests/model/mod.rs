@@ -101,6 +101,11 @@ impl Model {
         }
     }
 
+    /// Answers by other numbers from now on, over the same rows.
+    pub(crate) fn judge_by(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
     /// The record's event time, if its table has one.
     pub(crate) fn event_time(record: &Record<'_>) -> Option<Ticks> {
         match record.body {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::rig::{PARTITIONS, Rig, fleet};
+use crate::rig::{PARTITIONS, Rig, fleet, same};
 use crate::state_answers::{say, state};
 use crate::support::kafka::broker;
 
@@ -87,8 +87,11 @@ fn answer_gap() {
     }
     let (open, values) = consumer(&rig);
     assert_eq!(open, known_open(&rig));
-    let resumed = values.iter().position(|v| v["baseline"].get("gap").is_some()).expect("some finding opens after the gap");
-    assert!(values[..resumed].iter().all(|v| v["baseline"].get("gap").is_none()));
+    // The file's last message before the gap: what is said at or before it knows of none.
+    let at = firstseen::time::Ticks(fleet()[consumed - 1].arrival * 10_000 + 9_999).to_string();
+    let (early, late): (Vec<_>, Vec<_>) = values.iter().partition(|v| v["at"].as_str().unwrap() <= at.as_str());
+    assert!(early.iter().all(|v| v["baseline"].get("gap").is_none()) && !early.is_empty());
+    assert!(late.iter().all(|v| v["baseline"].get("gap").is_some()) && !late.is_empty());
     let after: Vec<_> = values.iter().filter(|v| v["baseline"].get("gap").is_some()).collect();
     let opened = after.iter().filter(|v| v["change"] == "opened").count();
     assert!(opened > 0);
@@ -163,14 +166,76 @@ fn answer_recreated_topic() {
     rig.produce(broker(), &fleet()[..n]);
     let mut running = rig.start();
     running.caught_up(n as u64);
-    let changes = rig.changes();
     broker().recreate(&rig.input, PARTITIONS);
     rig.produce(broker(), &fleet()[n..n + 40]);
     assert_eq!(running.end().code(), Some(1));
     let log = running.log();
     assert!(log.lines().last().unwrap().contains("deleted and created again"), "{log}");
-    assert_eq!(rig.changes(), changes);
+    let expected: Vec<String> = rig.backtest(&fleet()[..n], &[]).lines().map(str::to_owned).collect();
+    same(&rig.changes(), &expected);
     say(
         "answer, re-created topic: shorter than the stored position, longer, and under a running service: exit 1 each, named, nothing consumed, the state untouched",
     );
+}
+
+#[test]
+fn answer_changed_settings() {
+    let rig = Rig::shared("settings");
+    let n = fleet().len() * 9 / 10;
+    rig.produce(broker(), &fleet()[..n]);
+    // Killed: what its journal lists is replayed by the old numbers, and only then the new ones hold.
+    rig.start_to_crash("acknowledged:200").crashed();
+    let mut again = rig.start();
+    again.caught_up(0);
+    again.reached(fleet()[n - 1].arrival);
+    again.kill();
+    let before = consumer(&rig);
+    let rig = rig.set("query.prevalence_below", "1").set("output.update_interval", "1h").set("input.max_clock_skew", "2h");
+    let mut second = rig.start();
+    second.caught_up(0);
+    second.reached(fleet()[n - 1].arrival);
+    second.drain();
+    let after = consumer(&rig);
+    assert_eq!(after.0, known_open(&rig));
+    let at_once: Vec<_> = after.1.iter().filter(|change| !before.1.contains(change)).collect();
+    assert!(!before.0.is_empty() && after.0.is_empty(), "{} and {}", before.0.len(), after.0.len());
+    assert_eq!(at_once.len(), before.0.len());
+    for change in &at_once {
+        assert_eq!(change["prevalence"]["threshold"], 1);
+        assert_eq!(change["change"], "retracted", "no destination is as rare as that");
+    }
+    // Again the same: nothing to say. Back: what is rare again opens again, under its id.
+    let mut third = rig.start();
+    third.caught_up(0);
+    third.drain();
+    assert_eq!(consumer(&rig).1.len(), after.1.len());
+    let rig = rig.set("query.prevalence_below", "6");
+    let mut back = rig.start();
+    back.caught_up(0);
+    back.drain();
+    assert_eq!(consumer(&rig).0.keys().collect::<Vec<_>>(), before.0.keys().collect::<Vec<_>>());
+
+    let mut refused = Vec::new();
+    for (key, value, is) in
+        [("query.lookback", "20d", "14d"), ("query.prevalence_window", "3d", "5d"), ("query.prevalence_below", "100", "6")]
+    {
+        let other = Rig::shared("settings-refused").set(key, value);
+        std::fs::create_dir(other.state()).unwrap();
+        for name in rig.state_files().keys().filter(|name| *name != "LOCK") {
+            std::fs::copy(rig.state().join(name), other.state().join(name)).unwrap();
+        }
+        let mut process = other.start();
+        assert_eq!(process.end().code(), Some(1));
+        let last = process.log().lines().last().unwrap().to_owned();
+        assert!(last.contains(&format!("{key} was {is} when the state was written and is {value} now")), "{last}");
+        assert!(last.contains("Set the old value again; or move state.dir away"), "{last}");
+        refused.push(key);
+    }
+    say(&format!(
+        "answer, changed settings: prevalence_below 6 to 1: {} changes at once, {} open instead of {}, and back: the same findings; refused with key and ways out: {}",
+        at_once.len(),
+        after.0.len(),
+        before.0.len(),
+        refused.join(", ")
+    ));
 }

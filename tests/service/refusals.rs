@@ -91,7 +91,7 @@ fn a_state_directory_of_another_version_and_an_unreadable_one_are_refused() {
     // Other numbers in [query] than the state was made with.
     fs::write(newest, &good).unwrap();
     let text = refused(&rig.set("query.lookback", "20d"), 1);
-    one_line(&text, &["query.lookback = 14d", "20d"]);
+    one_line(&text, &["query.lookback was 14d", "20d", "move state.dir away"]);
 }
 
 #[test]
