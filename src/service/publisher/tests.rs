@@ -31,6 +31,14 @@ struct Inner {
     files: BTreeMap<String, Content>,
 }
 
+impl Inner {
+    /// The file that was opened under this name, also after its rename.
+    fn held(&mut self, name: &str) -> &mut Content {
+        let name = if self.files.contains_key(name) { name } else { name.trim_end_matches(".tmp") };
+        self.files.get_mut(name).unwrap()
+    }
+}
+
 #[derive(Clone)]
 struct Faulty(Arc<Mutex<Inner>>);
 
@@ -60,7 +68,7 @@ impl Write for Handle {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut inner = self.0.0.lock().unwrap();
         let full = inner.mode == Mode::Full;
-        let file = inner.files.get_mut(&self.1).unwrap();
+        let file = inner.held(&self.1);
         let n = if full { bytes.len() / 2 } else { bytes.len() };
         file.dirty.push((file.shown.len(), bytes[..n].to_vec()));
         file.shown.extend_from_slice(&bytes[..n]);
@@ -75,7 +83,7 @@ impl DiskFile for Handle {
     fn sync(&mut self) -> io::Result<()> {
         let mut inner = self.0.0.lock().unwrap();
         let failing = inner.mode == Mode::Failing;
-        let file = inner.files.get_mut(&self.1).unwrap();
+        let file = inner.held(&self.1);
         let dirty = std::mem::take(&mut file.dirty);
         if failing {
             return Err(io::Error::other("Input/output error"));
@@ -126,9 +134,12 @@ impl Disk for Faulty {
     }
 }
 
+/// What was published, and what is to be told of it.
+type Published = (Vec<Vec<u8>>, VecDeque<Delivery>);
+
 /// Acknowledges everything at once.
 #[derive(Clone, Default)]
-struct Topic(Arc<Mutex<(Vec<Vec<u8>>, VecDeque<Delivery>)>>);
+struct Topic(Arc<Mutex<Published>>);
 
 impl Publish for Topic {
     fn publish(&self, outgoing: Outgoing) -> Result<(), PublishError> {
