@@ -398,3 +398,6 @@ impl Course {
         Ok(done)
     }
 }
+
+#[cfg(test)]
+mod tests;
