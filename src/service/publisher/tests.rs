@@ -126,9 +126,12 @@ impl Disk for Faulty {
     }
 }
 
+/// What a topic holds, and acknowledgements that were not taken yet.
+type Held = (Vec<Vec<u8>>, VecDeque<Delivery>);
+
 /// Acknowledges everything at once.
 #[derive(Clone, Default)]
-struct Topic(Arc<Mutex<(Vec<Vec<u8>>, VecDeque<Delivery>)>>);
+struct Topic(Arc<Mutex<Held>>);
 
 impl Publish for Topic {
     fn publish(&self, outgoing: Outgoing) -> Result<(), PublishError> {
