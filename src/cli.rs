@@ -61,9 +61,49 @@ pub enum Command {
     /// Say whether a configuration is good, and whether its brokers can be reached
     #[command(after_help = "Example:\n  firstseen check --config firstseen.toml --offline")]
     Check(Check),
+    /// Read what the service could not, and feed back what was repaired
+    #[command(
+        subcommand,
+        after_help = "Example:\n  firstseen dead-letters list --config firstseen.toml > dead.ndjson      # repair the values, then: dead-letters replay",
+        arg_required_else_help = true
+    )]
+    DeadLetters(DeadLetters),
     /// Look into a state directory, also beside a running service: nothing is changed
     #[command(subcommand, after_help = "Example:\n  firstseen state verify --config firstseen.toml", arg_required_else_help = true)]
     State(State),
+}
+
+/// What to do with dead letters.
+#[derive(Debug, Subcommand)]
+pub enum DeadLetters {
+    /// Every dead letter as NDJSON on standard output: where it stood, reason, error, and its own bytes as text
+    #[command(after_help = "Example:\n  firstseen dead-letters list --config firstseen.toml --reason bad_time | jq .error")]
+    List(DeadLettersList),
+    /// Write repaired lines of `list` to their input topic again; nothing, if one of them is still not readable
+    #[command(after_help = "Example:\n  firstseen dead-letters replay --config firstseen.toml repaired.ndjson")]
+    Replay(DeadLettersReplay),
+}
+
+/// Arguments of `dead-letters list`.
+#[derive(Args, Debug)]
+pub struct DeadLettersList {
+    /// Configuration (TOML) with the brokers and the dead-letter topic
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Only those of this reason
+    #[arg(long, value_name = "REASON")]
+    pub reason: Option<String>,
+}
+
+/// Arguments of `dead-letters replay`.
+#[derive(Args, Debug)]
+pub struct DeadLettersReplay {
+    /// Configuration (TOML) with the brokers and the input topics
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Repaired lines; - is standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
 }
 
 /// What to do with a state directory.

@@ -2,6 +2,7 @@
 
 mod backtest;
 mod check;
+mod dead_letters;
 mod demo;
 mod generate;
 mod run;
@@ -9,11 +10,13 @@ mod state;
 
 use crate::cli::{Cli, Command};
 use crate::config::{Config, ConfigErrors, environment};
-use crate::kafka::client::ClientError;
+use crate::kafka::client::{ClientError, KafkaSettings};
+use crate::kafka::sink::{Outgoing, PublishError, Sink, SinkLimits};
 use crate::logging;
 use crate::service::ServiceError;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Wrong usage or configuration, as opposed to a failure while running.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +34,34 @@ fn config(path: Option<&Path>) -> Result<Config, Usage> {
     Ok(Config::load(path, environment())?)
 }
 
+/// Writes messages to a topic; returns once all are acknowledged.
+fn publish_all(kafka: &KafkaSettings, messages: impl Iterator<Item = Outgoing>) -> anyhow::Result<()> {
+    let sink = Sink::new(kafka, SinkLimits::default())?;
+    for (token, message) in (0..).zip(messages) {
+        let mut next = Box::new(Outgoing { token, ..message });
+        loop {
+            match sink.publish(*next) {
+                Ok(()) => break,
+                Err(PublishError::Full(back)) => {
+                    next = back;
+                    if let Ok(delivery) = sink.deliveries().recv_timeout(Duration::from_secs(30)) {
+                        delivery.result?;
+                    }
+                }
+                Err(PublishError::Refused(_, error)) => return Err(error.into()),
+            }
+        }
+        while let Ok(delivery) = sink.deliveries().try_recv() {
+            delivery.result?;
+        }
+    }
+    sink.flush(Duration::from_secs(60))?;
+    while let Ok(delivery) = sink.deliveries().try_recv() {
+        delivery.result?;
+    }
+    Ok(())
+}
+
 /// Runs the command and gives its exit code: 0 done, 1 failed, 2 wrong usage or configuration.
 #[must_use]
 pub fn execute(cli: Cli) -> ExitCode {
@@ -45,6 +76,7 @@ pub fn execute(cli: Cli) -> ExitCode {
         Command::Backtest(args) => backtest::backtest(&args),
         Command::Generate(args) => generate::generate(&args),
         Command::Check(args) => check::check(&args),
+        Command::DeadLetters(command) => dead_letters::dead_letters(&command),
         Command::State(command) => state::state(&command),
     };
     match result {

@@ -1,17 +1,16 @@
 //! `firstseen generate`: a synthetic fleet's messages into a file or a topic.
 
-use super::{Usage, config};
+use super::{Usage, config, publish_all};
 use crate::cli;
 use crate::fleet::write::{Compression, write_to};
 use crate::fleet::{Attack, Fleet, FleetOptions};
-use crate::kafka::sink::{PublishError, Sink, SinkLimits};
+use crate::kafka::sink::Outgoing;
 use crate::service::kafka_settings;
 use crate::time::Span;
 use std::fs::File;
 use std::io::{self, BufWriter};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 pub(super) fn generate(args: &cli::Generate) -> anyhow::Result<ExitCode> {
     let mut options =
@@ -52,38 +51,19 @@ fn into_file(path: &Path, fleet: Fleet) -> anyhow::Result<(u64, u64)> {
 fn into_topic(topic: &str, config_path: Option<&Path>, fleet: Fleet) -> anyhow::Result<(u64, u64)> {
     let config = config(config_path)?;
     let kafka = kafka_settings(&config);
-    let sink = Sink::new(&kafka, SinkLimits::default())?;
     let (mut messages, mut bytes) = (0u64, 0u64);
-    for message in fleet {
+    let all = fleet.map(|message| {
         bytes += message.bytes.len() as u64;
-        let mut next = Box::new(crate::kafka::sink::Outgoing {
+        messages += 1;
+        Outgoing {
             topic: topic.to_owned(),
             // No useful key, as with Defender: messages go round the partitions.
-            key: messages.to_le_bytes().to_vec(),
+            key: (messages - 1).to_le_bytes().to_vec(),
             headers: Vec::new(),
             payload: message.bytes,
-            token: messages,
-        });
-        messages += 1;
-        loop {
-            match sink.publish(*next) {
-                Ok(()) => break,
-                Err(PublishError::Full(back)) => {
-                    next = back;
-                    if let Ok(delivery) = sink.deliveries().recv_timeout(Duration::from_secs(30)) {
-                        delivery.result?;
-                    }
-                }
-                Err(PublishError::Refused(_, error)) => return Err(error.into()),
-            }
+            token: 0,
         }
-        while let Ok(delivery) = sink.deliveries().try_recv() {
-            delivery.result?;
-        }
-    }
-    sink.flush(Duration::from_secs(60))?;
-    while let Ok(delivery) = sink.deliveries().try_recv() {
-        delivery.result?;
-    }
+    });
+    publish_all(&kafka, all)?;
     Ok((messages, bytes))
 }

@@ -422,3 +422,6 @@ impl Course {
         Ok(done)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -223,3 +223,78 @@ fn one_that_is_larger_than_the_topic_takes_is_there_without_its_value() {
         }
     }
 }
+
+fn command(rig: &Rig, what: &str, more: &[&str]) -> std::process::Output {
+    let config = rig.config();
+    std::process::Command::new(env!("CARGO_BIN_EXE_firstseen"))
+        .args(["dead-letters", what, "--config"])
+        .arg(config)
+        .args(more)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn answer_dead_letters_listed_and_replayed() {
+    let rig = Rig::shared("replay");
+    let bad = edit("2026-03-01T", "yesterday ");
+    let value = [b"{\"records\":[".as_slice(), GOOD.as_bytes(), b",", &bad, b"]}"].concat();
+    broker().produce(&rig.input, [(0, DAY, value.as_slice()), (1, DAY + 1, b"hello")]);
+    let mut service = rig.start();
+    service.caught_up(2);
+    service.wait_for("both dead letters", |_| (rig.read(&rig.dead_letters).len() == 2).then_some(()));
+
+    let listed = command(&rig, "list", &[]);
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    let text = String::from_utf8(listed.stdout).unwrap();
+    assert_eq!(text.lines().count(), 2);
+    let text = String::from_utf8(command(&rig, "list", &["--reason", "bad_time"]).stdout).unwrap();
+    let line: serde_json::Value = serde_json::from_str(text.trim()).unwrap();
+    assert_eq!(
+        (line["topic"].as_str().unwrap(), line["partition"].as_i64(), line["record"].as_i64()),
+        (rig.input.as_str(), Some(0), Some(1))
+    );
+    assert_eq!(line["value"].as_str().unwrap().as_bytes(), bad);
+
+    let file = rig.dir.path().join("repaired.ndjson");
+    let path = file.to_str().unwrap();
+    std::fs::write(&file, &text).unwrap();
+    let still = command(&rig, "replay", &[path]);
+    let error = String::from_utf8(still.stderr).unwrap();
+    assert!(
+        still.status.code() == Some(1) && error.contains("line 1 is still not readable") && error.contains("nothing was written"),
+        "{error}"
+    );
+    std::fs::write(&file, text.replace("yesterday ", "2026-03-01T")).unwrap();
+    let replayed = command(&rig, "replay", &[path]);
+    assert!(replayed.status.success(), "{}", String::from_utf8_lossy(&replayed.stderr));
+    let metrics = service.caught_up(3);
+    service.drain();
+    assert_eq!(metrics.sum_of("firstseen_records_total", "accepted"), 2.0);
+    assert_eq!(rig.read(&rig.dead_letters).len(), 2, "and no further dead letter");
+    crate::state_answers::say(
+        "answer, dead letters: 2 listed, 1 by reason; replay of one that is still bad: exit 1, nothing written; repaired: accepted",
+    );
+}
+
+/// The broker takes no dead letters: nothing is dropped, and nothing that comes after is published.
+#[test]
+fn answer_dead_letters_refused_by_the_sink() {
+    let rig = Rig::shared("refused");
+    // Room for no message at all, headers included.
+    broker().narrow_topic(&rig.dead_letters, 60);
+    let value = format!("{{\"records\":[{GOOD}]}}");
+    broker().produce(&rig.input, [(0, DAY, value.as_bytes()), (0, DAY + 1, b"hello"), (0, DAY + 2, value.as_bytes())]);
+    let mut service = rig.start();
+    assert_eq!(service.end().code(), Some(1));
+    let log = service.log();
+    let last = log.lines().last().unwrap();
+    assert!(last.starts_with("error: ") && last.contains(&rig.dead_letters), "{last}");
+    // Room again: it is there once.
+    broker().widen_topic(&rig.dead_letters, 1 << 20);
+    let mut again = rig.start();
+    again.wait_for("the dead letter", |_| (rig.read(&rig.dead_letters).len() == 1).then_some(()));
+    again.drain();
+    assert_eq!(rig.read(&rig.dead_letters).len(), 1);
+    crate::state_answers::say(&format!("answer, dead letters refused by the sink: exit 1, {last}; with room again: written once"));
+}

@@ -16,7 +16,7 @@ use firstseen::kafka::admin::{Admin, TopicSettings};
 use firstseen::kafka::client::{KafkaSettings, Preset};
 use firstseen::kafka::cluster::Cluster;
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -245,6 +245,14 @@ wait
         let limit = bytes.to_string();
         let topic = NewTopic::new(topic, 1, TopicReplication::Fixed(1)).set("max.message.bytes", &limit);
         let results = runtime().block_on(self.admin().create_topics([&topic], &AdminOptions::new())).unwrap();
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+    }
+
+    /// Other bounds for the messages of a topic.
+    pub(crate) fn widen_topic(&self, topic: &str, bytes: u32) {
+        let limit = bytes.to_string();
+        let config = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("max.message.bytes", &limit);
+        let results = runtime().block_on(self.admin().alter_configs([&config], &AdminOptions::new())).unwrap();
         assert!(results.iter().all(Result::is_ok), "{results:?}");
     }
 

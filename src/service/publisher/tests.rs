@@ -134,12 +134,12 @@ impl Disk for Faulty {
     }
 }
 
-/// What was published, and what is to be told of it.
-type Published = (Vec<Vec<u8>>, VecDeque<Delivery>);
+/// What a topic holds, and acknowledgements that were not taken yet.
+type Held = (Vec<Vec<u8>>, VecDeque<Delivery>);
 
 /// Acknowledges everything at once.
 #[derive(Clone, Default)]
-struct Topic(Arc<Mutex<Published>>);
+struct Topic(Arc<Mutex<Held>>);
 
 impl Publish for Topic {
     fn publish(&self, outgoing: Outgoing) -> Result<(), PublishError> {
