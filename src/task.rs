@@ -5,7 +5,7 @@
 //! before or with the changes that it caused; INV-once, while the journal is replayed, what already stands in an output topic is
 //! not published again.
 
-use crate::defender::batch::{Batch, Item};
+use crate::defender::batch::Batch;
 use crate::detector::{Detector, Settings};
 use crate::feed::{DeadLetter, Feed, Output};
 use crate::finding::json::{headers, key, to_json};
@@ -219,20 +219,14 @@ impl Task {
         self.replay.is_some()
     }
 
-    /// Takes decoded messages in consumed order; `origins` by the batch's source tags.
-    pub fn batch(&mut self, batch: &Batch, origins: &[Origin], out: &mut Turnout) {
-        let mut origin = None;
-        for item in batch.items() {
-            if let Item::Message { source } = item {
-                origin = usize::try_from(source).ok().and_then(|n| origins.get(n)).copied();
-                if let Some(origin) = origin {
-                    self.begin_message(origin, out);
-                }
-            }
-            let of = origin.and_then(|o| Some((self.partitions.get(o.partition)?, o.offset)));
-            let source = of.map(|(of, offset)| (of.topic.as_str(), of.partition, offset));
-            let appended = origin.and_then(|o| o.timestamp);
-            self.feed.item(item, &mut Sorter { format: &self.format, published: &self.published, source, appended, out });
+    /// Takes decoded messages in consumed order, each in a batch of its own.
+    pub fn messages<'a>(&mut self, messages: impl IntoIterator<Item = (Origin, &'a Batch)>, out: &mut Turnout) {
+        for (origin, batch) in messages {
+            self.begin_message(origin, out);
+            let source = self.partitions.get(origin.partition).map(|of| (of.topic.as_str(), of.partition, origin.offset));
+            let (format, published, appended) = (&self.format, &self.published, origin.timestamp);
+            let mut sorter = Sorter { format, published, source, appended, out };
+            batch.items().for_each(|item| self.feed.item(item, &mut sorter));
         }
         out.journal.append(&mut self.encoder.take_frame());
     }

@@ -13,7 +13,7 @@ use crate::time::Ticks;
 pub(super) struct Row {
     /// Position in `records`; `None` stands for the whole message.
     pub(super) index: Option<u32>,
-    /// The element's own bytes.
+    /// The element's own bytes: in the message; once a [`Batch`](super::Batch) has it, in what that keeps of the message.
     pub(super) start: u32,
     /// See `start`; exclusive.
     pub(super) end: u32,
@@ -58,6 +58,16 @@ pub(super) struct PackedNetwork {
 }
 
 impl Packed {
+    /// Whether the detector may refuse the record, and its own bytes may be asked for: event time ahead of the arrival clock,
+    /// which is never behind the record's own arrival.
+    pub(super) fn may_be_refused(&self) -> bool {
+        match &self.body {
+            PackedBody::Network(network) => network.timestamp > self.arrival,
+            PackedBody::Device { timestamp, .. } => *timestamp > self.arrival,
+            PackedBody::Skipped(_) => false,
+        }
+    }
+
     /// The record, borrowing from the message and its part of the arena.
     #[inline]
     pub(super) fn record<'a>(&self, message: &'a str, arena: &'a str) -> Record<'a> {

@@ -26,6 +26,12 @@ impl Text {
         Text { start: start as u32 | IN_ARENA, len: (end - start) as u32 }
     }
 
+    /// Whether it lies in the arena.
+    #[inline]
+    pub(super) fn is_in_arena(self) -> bool {
+        self.start & IN_ARENA != 0
+    }
+
     /// The string itself, given the message and its part of the arena.
     #[inline]
     pub(super) fn resolve<'a>(self, message: &'a str, arena: &'a str) -> &'a str {

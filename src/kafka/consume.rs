@@ -22,7 +22,7 @@ use super::cluster::Cluster;
 use super::group::{Context, Rebalance};
 use super::merge::{Merge, Step};
 use super::position::{NextOffset, PartitionId, PartitionTable, TopicPartition};
-use super::source::{InputMessage, Payload, Shared, SourceConfig, SourceError, SourceEvent};
+use super::source::{InputMessage, Reader, Shared, SourceConfig, SourceError, SourceEvent};
 use crate::time::Ticks;
 
 mod assignment;
@@ -38,10 +38,10 @@ const QUEUED_MESSAGES: usize = 64;
 const QUEUED_BYTES: usize = 1 << 20;
 
 /// The thread's ends of what it shares with its handle.
-pub(super) struct Consumption {
+pub(super) struct Consumption<M> {
     pub(super) cluster: Cluster,
     pub(super) shared: Arc<Shared>,
-    pub(super) events: Sender<SourceEvent>,
+    pub(super) events: Sender<SourceEvent<M>>,
     pub(super) wake: (Sender<()>, Receiver<()>),
 }
 
@@ -56,19 +56,20 @@ struct Stopped;
 type Flow = Result<(), Stopped>;
 
 /// The source's state, owned by its thread.
-pub(super) struct Worker {
+pub(super) struct Worker<M> {
     config: SourceConfig,
-    io: Consumption,
+    reader: Reader<M>,
+    io: Consumption<M>,
     consumer: Arc<BaseConsumer<Context>>,
     table: PartitionTable,
-    merge: Merge<InputMessage>,
+    merge: Merge<InputMessage<M>>,
     lanes: BTreeMap<PartitionId, Lane>,
     /// The group's last word, until it has been carried out.
     assignment: Option<(Vec<TopicPartition>, Instant)>,
     partial: Option<(usize, usize)>,
     out_of_range: BTreeSet<PartitionId>,
     range_due: Instant,
-    batch: Vec<InputMessage>,
+    batch: Vec<InputMessage<M>>,
     batch_bytes: usize,
     caught_up: bool,
     blocked: Option<(PartitionId, Instant, bool)>,
@@ -80,9 +81,9 @@ pub(super) struct Worker {
     ends_before: HashMap<TopicPartition, NextOffset>,
 }
 
-impl Worker {
+impl<M: Send + 'static> Worker<M> {
     /// Makes the consumer and subscribes; `partitions` is how many there are now.
-    pub(super) fn new(config: SourceConfig, partitions: usize, io: Consumption) -> Result<Self, SourceError> {
+    pub(super) fn new(config: SourceConfig, reader: Reader<M>, partitions: usize, io: Consumption<M>) -> Result<Self, SourceError> {
         let context = Context::new(Arc::clone(&io.shared));
         let mut consumer: BaseConsumer<Context> = config.settings.client(Role::Consumer, partitions, context)?;
         let wake = io.wake.0.clone();
@@ -95,6 +96,7 @@ impl Worker {
             merge: Merge::new(config.replay.iter().copied()),
             table: config.table.clone(),
             config,
+            reader,
             io,
             consumer: Arc::new(consumer),
             lanes: BTreeMap::new(),
@@ -192,10 +194,11 @@ impl Worker {
             }
             match lane.queue.poll(Duration::ZERO) {
                 Some(Ok(message)) => {
-                    lane.queued_bytes += message.payload_len();
+                    let bytes = message.payload_len();
+                    lane.queued_bytes += bytes;
                     let (offset, timestamp) = (message.offset(), message.timestamp().to_millis().map(Ticks::from_millis));
-                    let payload = Payload::copy(message.payload().unwrap_or_default());
-                    if !self.merge.push(id, offset, timestamp, InputMessage { partition: id, offset, timestamp, payload }) {
+                    let content = (self.reader)(message.payload().unwrap_or_default(), timestamp);
+                    if !self.merge.push(id, offset, timestamp, InputMessage { partition: id, offset, timestamp, content, bytes }) {
                         tracing::debug!(partition = %lane.of, offset, "a repeated offset was refused");
                     }
                 }
@@ -223,7 +226,7 @@ impl Worker {
                     any = true;
                     self.caught_up = false;
                     self.blocked = None;
-                    self.batch_bytes += message.payload.as_bytes().len();
+                    self.batch_bytes += message.bytes;
                     self.batch.push(message);
                     if self.batch.len() >= self.config.batch_messages || self.batch_bytes >= self.config.batch_bytes {
                         self.flush()?;
@@ -286,7 +289,7 @@ impl Worker {
     }
 
     /// Hands an event over, serving the group while the receiver is slow.
-    fn send(&mut self, event: SourceEvent) -> Flow {
+    fn send(&mut self, event: SourceEvent<M>) -> Flow {
         let mut event = event;
         loop {
             match self.io.events.send_timeout(event, TICK) {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use crate::kafka::merge::Merge;
 use crate::kafka::position::{NextOffset, PartitionId, PartitionTable, TopicPartition};
-use crate::kafka::source::{Assigned, InputMessage, SourceError, SourceEvent, Start};
+use crate::kafka::source::{Assigned, SourceError, SourceEvent, Start};
 
 /// What is known of the input beside the logs.
 #[derive(Debug)]
@@ -29,7 +29,8 @@ pub type Log = (TopicPartition, (NextOffset, NextOffset));
 pub struct Plan {
     /// Where fetching is to begin.
     pub assigned: Vec<Assigned>,
-    gaps: Vec<SourceEvent>,
+    /// Whose messages are gone: from here, to where it goes on.
+    gaps: Vec<(PartitionId, NextOffset, NextOffset)>,
 }
 
 /// Plans where every partition goes on, given the logs of all of them. Changes nothing that a second plan would look at, should
@@ -37,7 +38,7 @@ pub struct Plan {
 ///
 /// # Errors
 /// [`SourceError::PositionBeyondEnd`], which is fatal.
-pub fn go_on(logs: Vec<Log>, known: &Known<'_>, table: &mut PartitionTable, merge: &Merge<InputMessage>) -> Result<Plan, SourceError> {
+pub fn go_on<M>(logs: Vec<Log>, known: &Known<'_>, table: &mut PartitionTable, merge: &Merge<M>) -> Result<Plan, SourceError> {
     let mut planned = Vec::new();
     for (of, (low, high)) in logs {
         let delivered = table.id(&of.topic, of.partition).and_then(|id| merge.position(id));
@@ -57,7 +58,7 @@ pub fn go_on(logs: Vec<Log>, known: &Known<'_>, table: &mut PartitionTable, merg
     for (of, position, low) in planned {
         let id = table.register(&of.topic, of.partition);
         if position < low {
-            plan.gaps.push(SourceEvent::Gap { partition: id, from: position, to: low });
+            plan.gaps.push((id, position, low));
         }
         plan.assigned.push(Assigned { id, of, position: position.max(low) });
     }
@@ -66,16 +67,16 @@ pub fn go_on(logs: Vec<Log>, known: &Known<'_>, table: &mut PartitionTable, merg
 
 impl Plan {
     /// Fetching has begun: the merge follows, and these events are to be told.
-    pub fn begun(self, topics: &[String], table: &PartitionTable, merge: &mut Merge<InputMessage>) -> Vec<SourceEvent> {
+    pub fn begun<Q, M>(self, topics: &[String], table: &PartitionTable, merge: &mut Merge<Q>) -> Vec<SourceEvent<M>> {
         merge.assign(self.assigned.iter().map(|a| (a.id, table.rank(a.id, topics), a.position)));
         let mut events = vec![SourceEvent::Assigned(self.assigned)];
-        events.extend(self.gaps);
+        events.extend(self.gaps.into_iter().map(|(partition, from, to)| SourceEvent::Gap { partition, from, to }));
         events
     }
 }
 
 /// Whether some partition of the topic has been read before.
-fn is_known(topic: &str, known: &Known<'_>, table: &PartitionTable, merge: &Merge<InputMessage>) -> bool {
+fn is_known<M>(topic: &str, known: &Known<'_>, table: &PartitionTable, merge: &Merge<M>) -> bool {
     known.positions.keys().any(|(of, _)| of == topic)
         || table.iter().any(|(id, of): (PartitionId, _)| of.topic == topic && merge.position(id).is_some())
 }
@@ -89,7 +90,7 @@ mod tests {
         let topics = ["in".to_owned()];
         let positions = HashMap::from([(("in".to_owned(), 0), NextOffset(3))]);
         let known = Known { topics: &topics, positions: &positions, start: Start::Earliest };
-        let (mut table, mut merge) = (PartitionTable::new(), Merge::new([]));
+        let (mut table, mut merge) = (PartitionTable::new(), Merge::<()>::new([]));
         let logs = || {
             let log = |partition, low, high| (TopicPartition { topic: "in".to_owned(), partition }, (NextOffset(low), NextOffset(high)));
             vec![log(0, 5, 9), log(1, 2, 9)]
@@ -98,10 +99,10 @@ mod tests {
         assert_eq!(failed.assigned.len(), 2);
         drop(failed);
         let events = go_on(logs(), &known, &mut table, &merge).unwrap().begun(&topics, &table, &mut merge);
-        let gap = SourceEvent::Gap { partition: PartitionId(0), from: NextOffset(3), to: NextOffset(5) };
+        let gap = SourceEvent::<()>::Gap { partition: PartitionId(0), from: NextOffset(3), to: NextOffset(5) };
         assert_eq!(events[1..], [gap]);
         assert_eq!((merge.position(PartitionId(0)), merge.position(PartitionId(1))), (Some(NextOffset(5)), Some(NextOffset(2))));
-        let again = go_on(logs(), &known, &mut table, &merge).unwrap().begun(&topics, &table, &mut merge);
+        let again: Vec<SourceEvent<()>> = go_on(logs(), &known, &mut table, &merge).unwrap().begun(&topics, &table, &mut merge);
         assert_eq!(again.len(), 1, "once");
     }
 
@@ -109,7 +110,7 @@ mod tests {
     fn a_new_topic_starts_as_configured_and_a_new_partition_at_its_start() {
         let topics = ["in".to_owned()];
         let log = |partition| (TopicPartition { topic: "in".to_owned(), partition }, (NextOffset(2), NextOffset(9)));
-        let (mut table, merge) = (PartitionTable::new(), Merge::new([]));
+        let (mut table, merge) = (PartitionTable::new(), Merge::<()>::new([]));
         let positions = HashMap::new();
         for (start, at) in [(Start::Earliest, 2), (Start::Latest, 9)] {
             let known = Known { topics: &topics, positions: &positions, start };

@@ -83,47 +83,24 @@ impl SourceConfig {
     }
 }
 
-/// A message of the input.
+/// A message of the input, as its reader left it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct InputMessage {
+pub struct InputMessage<M> {
     /// Its partition.
     pub partition: PartitionId,
     /// Its offset.
     pub offset: i64,
     /// The record's timestamp (millisecond resolution), if it has one.
     pub timestamp: Option<Ticks>,
-    /// Its value; a null value is empty.
-    pub payload: Payload,
+    /// What the reader made of its value.
+    pub content: M,
+    /// How long its value was, in bytes.
+    pub bytes: usize,
 }
 
-/// A message's value, copied out of librdkafka's memory: the only copy that is made of it on its way to the detector.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Payload {
-    /// It is UTF-8, which was checked while the bytes were at hand for the copy.
-    Text(String),
-    /// It is not.
-    Bytes(Vec<u8>),
-}
-
-impl Payload {
-    /// Copies `bytes`.
-    #[must_use]
-    pub fn copy(bytes: &[u8]) -> Self {
-        match simdutf8::basic::from_utf8(bytes) {
-            Ok(text) => Payload::Text(text.to_owned()),
-            Err(_) => Payload::Bytes(bytes.to_vec()),
-        }
-    }
-
-    /// The bytes, whatever they are.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        match self {
-            Payload::Text(text) => text.as_bytes(),
-            Payload::Bytes(bytes) => bytes,
-        }
-    }
-}
+/// Makes of a message's value (a null value is empty) and timestamp what is kept of it. It is called on the source's thread while the
+/// value lies in librdkafka's memory, so that nothing need be copied that is not wanted.
+pub type Reader<M> = Box<dyn FnMut(&[u8], Option<Ticks>) -> M + Send>;
 
 /// A partition and where it goes on.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -138,7 +115,7 @@ pub struct Assigned {
 
 /// All that the source can say, in order.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum SourceEvent {
+pub enum SourceEvent<M> {
     /// This process owns every partition; messages follow from these positions. All of them are to be stored, also those without
     /// messages, so that a restart knows which partitions are old. Comes again when partitions are added or ownership comes back.
     Assigned(Vec<Assigned>),
@@ -152,7 +129,7 @@ pub enum SourceEvent {
         total: usize,
     },
     /// The next messages, in merged order; never empty, never both replayed and live ones.
-    Messages(Vec<InputMessage>),
+    Messages(Vec<InputMessage<M>>),
     /// All the journal's runs have been delivered (at once, when there were none): what follows is live.
     ReplayDone,
     /// Every partition is at its end and everything has been delivered. Comes again after each time that it was not so.
@@ -270,9 +247,9 @@ impl Shared {
 
 /// The running source.
 #[derive(Debug)]
-pub struct SourceHandle {
+pub struct SourceHandle<M> {
     /// What the source says. A receiver that is slow makes it fetch slower.
-    pub events: Receiver<SourceEvent>,
+    pub events: Receiver<SourceEvent<M>>,
     shared: Arc<Shared>,
     wake: Sender<()>,
     finished: Receiver<()>,
@@ -284,7 +261,7 @@ pub struct SourceHandle {
 /// # Errors
 /// The settings are refused, no broker answers within `connect_timeout`, an input topic does not exist, or the replay lists a
 /// partition that there is none of.
-pub fn start(config: SourceConfig) -> Result<SourceHandle, SourceError> {
+pub fn start<M: Send + 'static>(config: SourceConfig, reader: Reader<M>) -> Result<SourceHandle<M>, SourceError> {
     let cluster = Cluster::new(&config.settings, config.connect_timeout)?;
     let mut present = Vec::new();
     for topic in &config.topics {
@@ -305,7 +282,7 @@ pub fn start(config: SourceConfig) -> Result<SourceHandle, SourceError> {
     // From here on a question that gets no answer is asked again by the thread, which has to serve the group in between.
     let cluster = cluster.with_patience(config.connect_timeout.min(Duration::from_secs(1)));
     let consumption = Consumption { cluster, shared: Arc::clone(&shared), events: events_tx, wake: (wake.clone(), wake_rx) };
-    let worker = Worker::new(config, present.len(), consumption)?;
+    let worker = Worker::new(config, reader, present.len(), consumption)?;
     let thread = thread::Builder::new()
         .name("kafka-source".to_owned())
         .spawn(move || {
@@ -319,7 +296,7 @@ pub fn start(config: SourceConfig) -> Result<SourceHandle, SourceError> {
 /// How long [`SourceHandle::stop`] waits for the brokers to take the last commit and the group to be left.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
 
-impl SourceHandle {
+impl<M> SourceHandle<M> {
     /// Lets these positions be committed to the group: at most once a `commit_interval`, the last ones at the stop. They are for
     /// people's tools; one that a broker did not take harms nothing, and is made up for when the position moves again.
     pub fn commit(&self, positions: &[(PartitionId, NextOffset)]) {
@@ -353,7 +330,7 @@ impl SourceHandle {
     }
 }
 
-impl Drop for SourceHandle {
+impl<M> Drop for SourceHandle<M> {
     fn drop(&mut self) {
         self.halt();
     }

@@ -9,43 +9,13 @@ use super::snapshots::Piece;
 use super::{ServiceError, Shared, crash};
 use crate::config::Config;
 use crate::defender::batch::Batch;
-use crate::defender::decode::{Decoder, Limits};
 use crate::detector::snapshot::Section;
-use crate::kafka::source::{Payload, SourceEvent};
+use crate::kafka::source::{InputMessage, SourceEvent};
 use crate::state::snapshot::Positions;
 use crate::task::{Origin, Task, Turnout};
 use crate::time::{Span, Ticks};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::time::{Duration, Instant};
-
-/// An event of the source with its messages decoded.
-#[derive(Debug)]
-pub enum Decoded {
-    /// The next messages.
-    Messages {
-        /// What is in them.
-        batch: Batch,
-        /// Where they stand, by the batch's tags.
-        origins: Vec<Origin>,
-    },
-    /// Anything else.
-    Other(SourceEvent),
-}
-
-/// Decodes the messages of an event.
-pub fn decode(decoder: &mut Decoder, event: SourceEvent, limits: impl Fn(Option<Ticks>) -> Limits) -> Decoded {
-    let SourceEvent::Messages(messages) = event else { return Decoded::Other(event) };
-    let (mut batch, mut origins) = (Batch::new(), Vec::with_capacity(messages.len()));
-    for message in messages {
-        let (tag, limits) = (origins.len() as u64, limits(message.timestamp));
-        match message.payload {
-            Payload::Text(text) => batch.push_text(decoder, tag, text, &limits),
-            Payload::Bytes(bytes) => batch.push_message(decoder, tag, &bytes, &limits),
-        }
-        origins.push(Origin { partition: message.partition, offset: message.offset, timestamp: message.timestamp });
-    }
-    Decoded::Messages { batch, origins }
-}
 
 /// How often what is done by time.
 #[derive(Clone, Copy, Debug)]
@@ -156,14 +126,15 @@ impl Course {
     ///
     /// # Errors
     /// The publisher is gone.
-    pub fn messages(&mut self, batch: &Batch, origins: &[Origin]) -> Result<(), ServiceError> {
+    pub fn messages(&mut self, messages: &[InputMessage<Batch>]) -> Result<(), ServiceError> {
         self.caught_up = false;
         if std::mem::take(&mut self.waiting) && self.owns_all && !self.task.is_replaying() {
             self.shared.health.set_ready();
         }
-        self.task.batch(batch, origins, &mut self.turnout);
+        let origin = |of: &InputMessage<Batch>| Origin { partition: of.partition, offset: of.offset, timestamp: of.timestamp };
+        self.task.messages(messages.iter().map(|message| (origin(message), &message.content)), &mut self.turnout);
         if self.task.is_replaying() {
-            origins.iter().for_each(|_| crash::point("replayed"));
+            messages.iter().for_each(|_| crash::point("replayed"));
         }
         self.hand_on()
     }
@@ -198,7 +169,7 @@ impl Course {
     ///
     /// # Errors
     /// The source failed for good, or the publisher is gone.
-    pub fn event(&mut self, event: SourceEvent, now: Instant) -> Result<Option<Counts>, ServiceError> {
+    pub fn event(&mut self, event: SourceEvent<Batch>, now: Instant) -> Result<Option<Counts>, ServiceError> {
         let health = &self.shared.health;
         match event {
             SourceEvent::Messages(_) => {}

@@ -1,12 +1,13 @@
 //! Everything before the first message: state, topics, what is published already, threads.
 
 use super::core::Core;
-use super::course::{Course, Decoded, Timing, decode};
+use super::course::{Course, Timing};
 use super::publisher::Publisher;
 use super::restore::{Outputs, Restored, restore};
 use super::snapshots::SnapshotWriter;
 use super::{ServiceError, Shared, kafka_settings};
 use crate::config::{Config, Start};
+use crate::defender::batch::Batch;
 use crate::defender::decode::{Decoder, Limits};
 use crate::finding::severity::Privileged;
 use crate::host_clock;
@@ -15,12 +16,11 @@ use crate::kafka::client::KafkaSettings;
 use crate::kafka::position::NextOffset;
 use crate::kafka::readback::{Record, read_to_end};
 use crate::kafka::sink::{Sink, SinkLimits};
-use crate::kafka::source::{self, SourceConfig, SourceEvent};
-use crate::stage;
+use crate::kafka::source::{self, Reader, SourceConfig};
 use crate::state::Store;
 use crate::state::disk::Directory;
 use crate::task::Format;
-use crossbeam_channel::{Receiver, bounded, unbounded};
+use crossbeam_channel::{bounded, unbounded};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread;
@@ -90,36 +90,25 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     let writer = SnapshotWriter::new(store.clone(), Arc::clone(&shared.metrics));
     let snapshot_thread = spawn("snapshots", move || writer.run(&pieces_out))?;
 
-    let source = source::start(source_config)?;
-    let decoded = spawn_decoders(config, source.events.clone())?;
+    let source = source::start(source_config, reader(config))?;
     shared.metrics.state_restored(begun.elapsed());
     shared.health.set_unready("waiting for partitions to be assigned");
     let course = Course::new(task, shared.clone(), Timing::of(config), work, pieces, next_segment, is_new);
-    Ok(Core::new(course, shared.clone(), store, source, decoded, snapshot_thread, failed))
+    Ok(Core::new(course, shared.clone(), store, source, snapshot_thread, failed))
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>, ServiceError> {
     thread::Builder::new().name(name.to_owned()).spawn(work).map_err(ServiceError::Thread)
 }
 
-/// One thread hands events to the decoders in turn; results come back in the events' order.
-fn spawn_decoders(config: &Config, events: Receiver<SourceEvent>) -> Result<stage::Outlet<Decoded>, ServiceError> {
-    // The task and librdkafka want a core each; what is left decodes.
-    let workers = thread::available_parallelism().map_or(1, |n| n.get().saturating_sub(2)).clamp(1, 16);
-    let skew = config.input.max_clock_skew;
-    let make = || {
-        let mut decoder = Decoder::new();
-        move |event| decode(&mut decoder, event, |clock| Limits { independent_clock: clock, max_clock_skew: skew })
-    };
-    let (mut inlet, outlet) = stage::spawn("decode", workers, 4, make).map_err(ServiceError::Thread)?;
-    spawn("deal", move || {
-        for event in events {
-            if !inlet.send(event) {
-                return;
-            }
-        }
-    })?;
-    Ok(outlet)
+/// Decodes each message where librdkafka has it, on the source's thread: of its bytes only what the detector needs goes further.
+fn reader(config: &Config) -> Reader<Batch> {
+    let (mut decoder, max_clock_skew) = (Decoder::new(), config.input.max_clock_skew);
+    Box::new(move |value, timestamp| {
+        let mut batch = Batch::with_room_for(value.len());
+        batch.push_message(&mut decoder, 0, value, &Limits { independent_clock: timestamp, max_clock_skew });
+        batch
+    })
 }
 
 fn ensure_topics(config: &Config, kafka: &KafkaSettings, topics: &[&str]) -> Result<(), ServiceError> {
