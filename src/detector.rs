@@ -29,6 +29,7 @@ mod findings;
 mod first_seen;
 mod index;
 mod judge;
+mod look_ahead;
 mod message;
 pub mod sketch;
 mod slab;
@@ -42,6 +43,7 @@ mod window;
 pub mod wire;
 
 pub use candidate::REMEMBERED_IDENTITIES;
+pub use look_ahead::{LOOK_AHEAD, Upcoming};
 
 use crate::defender::{Body, DeviceInfo, Record};
 use crate::finding::Change;
@@ -180,6 +182,7 @@ pub struct Detector {
     /// Candidates to judge at the end of this instant or record.
     dirty: Vec<u32>,
     scratch: String,
+    ahead: look_ahead::Hints,
     snapshot: snapshot::Progress,
 }
 
@@ -209,6 +212,7 @@ impl Detector {
             outbox: Vec::new(),
             dirty: Vec::new(),
             scratch: String::new(),
+            ahead: look_ahead::Hints::default(),
             snapshot: snapshot::Progress::default(),
         }
     }
@@ -246,6 +250,7 @@ impl Detector {
 
     /// Moves the tenant's clock to the record's arrival, ending what is due first, then applies the record.
     pub fn record(&mut self, record: &Record<'_>, effects: &mut Vec<Effect>) {
+        let hint = if matches!(record.body, Body::Network(_)) { self.ahead.take() } else { (None, None) };
         // Most records come from the tenant of the one before.
         let is_last = self.tenants.get(self.last_tenant as usize).is_some_and(|t| *t.name == *record.tenant);
         let tenant = if is_last { Some(self.last_tenant) } else { self.find_tenant(record.tenant) };
@@ -263,7 +268,7 @@ impl Detector {
         self.last_tenant = tenant;
         self.advance_tenant(tenant, clock, effects);
         match &record.body {
-            Body::Network(event) => self.network(tenant, clock, event, effects),
+            Body::Network(event) => self.network(tenant, clock, event, hint, effects),
             Body::Device(info) => self.device_info(tenant, clock, info),
             Body::Skipped(_) => return,
         }
@@ -396,7 +401,7 @@ impl Detector {
 
     fn device_info(&mut self, tenant: u32, now: Ticks, info: &DeviceInfo<'_>) {
         if window::holds(info.timestamp, now, self.settings.lookback) {
-            let device = self.devices.id(tenant, info.device_name, now);
+            let device = self.devices.id(tenant, info.device_name, None, now);
             let mut turn = turn!(self, tenant, now);
             self.devices.info(device, info, &mut turn);
         }

@@ -226,7 +226,7 @@ impl Task {
             let source = self.partitions.get(origin.partition).map(|of| (of.topic.as_str(), of.partition, origin.offset));
             let (format, published, appended) = (&self.format, &self.published, origin.timestamp);
             let mut sorter = Sorter { format, published, source, appended, out };
-            batch.items().for_each(|item| self.feed.item(item, &mut sorter));
+            self.feed.batch(batch, &mut sorter);
         }
         out.journal.append(&mut self.encoder.take_frame());
     }

@@ -6,8 +6,9 @@
 
 use super::decode::{self, Decoder, Form, Kept, Limits};
 use super::event::Record;
-use super::packed::Row;
+use super::packed::{Packed, PackedBody, Row};
 use super::reason::Reason;
+use crate::detector::Upcoming;
 
 /// What a batch holds, in the order of pushing.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,13 +52,11 @@ pub struct Batch {
     raw: Vec<u8>,
 }
 
-/// Where a message's parts end in the buffers; they start where those of the message before it end.
+/// A message, and where its rows end; they start where those of the message before it end.
 #[derive(Clone, Copy, Debug, Default)]
 struct Message {
     source: u64,
     rows: usize,
-    arena: usize,
-    raw: usize,
 }
 
 impl Batch {
@@ -92,40 +91,50 @@ impl Batch {
     }
 
     fn push(&mut self, form: Form, decoder: &mut Decoder, source: u64, bytes: &[u8], limits: &Limits) {
-        let (rows_start, raw_start) = (self.rows.len(), self.raw.len());
+        let rows_start = self.rows.len();
         let kept = Kept { rows: &mut self.rows, arena: &mut self.arena, owns: true };
         let result = decode::readable(bytes).and_then(|text| decode::read(form, text, limits, &mut decoder.open, kept));
         if let Err(fault) = result {
             self.rows.push(Row { index: None, start: 0, end: bytes.len().try_into().unwrap_or(u32::MAX), outcome: Err(fault) });
         }
         for row in self.rows.iter_mut().skip(rows_start) {
-            let start = self.raw.len() - raw_start;
+            let start = self.raw.len();
             if row.outcome.as_ref().map_or(true, |record| record.may_be_refused()) {
                 let own = if row.index.is_none() { Some(bytes) } else { bytes.get(row.start as usize..row.end as usize) };
                 self.raw.extend_from_slice(own.unwrap_or_default());
             }
-            (row.start, row.end) = (start as u32, (self.raw.len() - raw_start) as u32);
+            (row.start, row.end) = (start as u32, self.raw.len() as u32);
         }
-        self.messages.push(Message { source, rows: self.rows.len(), arena: self.arena.len(), raw: self.raw.len() });
+        self.messages.push(Message { source, rows: self.rows.len() });
     }
 
     /// Everything in the batch, in the order of pushing.
     pub fn items(&self) -> impl Iterator<Item = Item<'_>> {
         // By hand: nested iterators pass each item, some 300 bytes, through several hands.
         let (mut begun, mut next_row) = (0, 0);
-        let mut parts = ("", &[][..]);
         let mut here = Message::default();
         std::iter::from_fn(move || {
             if next_row < here.rows {
                 let row = self.rows.get(next_row)?;
                 next_row += 1;
-                return Some(item(row, parts.0, parts.1));
+                return Some(item(row, &self.arena, &self.raw));
             }
-            let from = here;
             here = *self.messages.get(begun)?;
             begun += 1;
-            parts = (self.arena.get(from.arena..here.arena).unwrap_or_default(), self.raw.get(from.raw..here.raw).unwrap_or_default());
             Some(Item::Message { source: here.source })
+        })
+    }
+
+    /// What the detector can prepare for: the network rows among the next `rows` items that are no message's beginning, of which
+    /// `from` have gone before.
+    pub fn upcoming(&self, from: usize, rows: usize) -> impl Iterator<Item = Upcoming<'_>> {
+        self.rows.iter().skip(from).take(rows).filter_map(|row| match &row.outcome {
+            Ok(Packed { body: PackedBody::Network(network), .. }) => Some(Upcoming {
+                remote_ip: network.remote_ip.resolve("", &self.arena),
+                device_name: network.device_name.resolve("", &self.arena),
+                remote_port: network.remote_port,
+            }),
+            _ => None,
         })
     }
 

@@ -151,7 +151,7 @@ pub(super) struct Kept<'a> {
 
 /// Appends what the text holds to what is kept; on a fault of the whole, that is as it was.
 ///
-/// Places in the rows count from the start of `text`, and from where the arena ended.
+/// Places in the rows count from the start of `text`, and from the start of the arena.
 pub(super) fn read(form: Form, text: &str, limits: &Limits, open: &mut Vec<u8>, kept: Kept<'_>) -> Result<(), Fault> {
     let (rows_start, arena_start) = (kept.rows.len(), kept.arena.len());
     let mut reading = Reading { text, limits, rows_start, arena_start, kept };
@@ -238,7 +238,7 @@ impl<'a> Reading<'a> {
     }
 
     fn element(&mut self, scanner: &mut Scanner<'_>, index: u32) -> Result<(), Fault> {
-        let row = row::read(scanner, self.text, index, self.limits, self.kept.arena, self.arena_start, self.kept.owns)?;
+        let row = row::read(scanner, self.text, index, self.limits, self.kept.arena, self.kept.owns)?;
         self.kept.rows.push(row);
         Ok(())
     }

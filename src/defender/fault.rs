@@ -57,7 +57,7 @@ impl Fault {
         matches!(self, Fault::BadValue { .. })
     }
 
-    /// The sentence, given the message and its part of the arena.
+    /// The sentence, given the message and the arena.
     pub(super) fn text<'a>(&'a self, message: &'a str, arena: &'a str) -> FaultText<'a> {
         FaultText { fault: self, message, arena }
     }

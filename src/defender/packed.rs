@@ -1,6 +1,6 @@
 //! Judged records by places, not strings: what a batch keeps, and what becomes an [`event`](super::event) on delivery.
 //!
-//! Invariant: a row's places count from the start of its message, and of the message's part of the arena. Judging is left to
+//! Invariant: a row's places count from the start of its message, and of the arena. Judging is left to
 //! [`row`](super::row); keeping the bytes to [`decode`](super::decode) and [`batch`](super::batch).
 
 use super::event::{Body, DeviceInfo, NetworkEvent, Record, Unread};
@@ -8,7 +8,7 @@ use super::fault::Fault;
 use super::token::Text;
 use crate::time::Ticks;
 
-/// A judged element of `records`: places in the message, and in its part of the arena of unescaped strings.
+/// A judged element of `records`: places in the message, and in the arena.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row {
     /// Position in `records`; `None` stands for the whole message.
@@ -68,7 +68,7 @@ impl Packed {
         }
     }
 
-    /// The record, borrowing from the message and its part of the arena.
+    /// The record, borrowing from the message and the arena.
     #[inline]
     pub(super) fn record<'a>(&self, message: &'a str, arena: &'a str) -> Record<'a> {
         let text = |t: Text| t.resolve(message, arena);

@@ -98,15 +98,13 @@ impl Columns {
 
 /// Scans and judges the element that starts at the scanner's next byte.
 ///
-/// `arena` takes the strings that had to be unescaped, and all others that the row names if it `owns` them; the message's part of it
-/// starts at `arena_start`.
+/// `arena` takes the strings that had to be unescaped, and all others that the row names if it `owns` them.
 pub(super) fn read(
     scanner: &mut Scanner<'_>,
     message: &str,
     index: u32,
     limits: &Limits,
     arena: &mut String,
-    arena_start: usize,
     owns: bool,
 ) -> Result<Row, Syntax> {
     let is_object = scanner.peek() == b'{';
@@ -115,7 +113,7 @@ pub(super) fn read(
         let mut envelope = Envelope { depth: 1, ..Envelope::default() };
         envelope.read(scanner, message)?;
         let mark = arena.len();
-        let outcome = Judge { message, arena: &mut *arena, arena_start, owns }.record(&envelope, limits);
+        let outcome = Judge { message, arena: &mut *arena, owns }.record(&envelope, limits);
         if let Err(fault) = &outcome
             && !fault.needs_arena()
         {
@@ -210,7 +208,6 @@ fn unescape_key(text: Text, message: &str) -> String {
 struct Judge<'m, 'a> {
     message: &'m str,
     arena: &'a mut String,
-    arena_start: usize,
     /// All strings go to the arena.
     owns: bool,
 }
@@ -339,7 +336,7 @@ impl Judge<'_, '_> {
             Value::Escaped(text) => {
                 let start = self.arena.len();
                 unescape(text.resolve(self.message, ""), self.arena);
-                Ok(Text::in_arena(start - self.arena_start, self.arena.len() - self.arena_start))
+                Ok(Text::in_arena(start, self.arena.len()))
             }
             _ => Err(Fault::WrongType { key, expected: "a string or null", found: token.describe() }),
         }
@@ -353,11 +350,11 @@ impl Judge<'_, '_> {
         }
         let start = self.arena.len();
         self.arena.push_str(text.resolve(self.message, ""));
-        Text::in_arena(start - self.arena_start, self.arena.len() - self.arena_start)
+        Text::in_arena(start, self.arena.len())
     }
 
     fn resolve(&self, text: Text) -> &str {
-        text.resolve(self.message, self.arena.get(self.arena_start..).unwrap_or_default())
+        text.resolve(self.message, self.arena)
     }
 }
 
