@@ -120,7 +120,7 @@ fn a_message_of_mixed_tables_reads_column_by_column() {
         .collect();
     assert_eq!(replayed, records);
     batch.clear();
-    assert!(batch.is_empty() && batch.len() == 0 && batch.items().next().is_none());
+    assert!(batch.is_empty() && batch.items().next().is_none());
 }
 
 #[test]
