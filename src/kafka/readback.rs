@@ -52,6 +52,14 @@ pub enum ReadbackError {
         /// What librdkafka last said.
         reason: String,
     },
+    /// The cluster does not let us read the topic.
+    #[error(
+        "Kafka refuses reading output topic \"{topic}\": allow READ on it for this client; after a restart it is read to see what is published already"
+    )]
+    Forbidden {
+        /// The topic.
+        topic: String,
+    },
     /// Kafka refused.
     #[error("topic \"{topic}\" could not be read: {code}")]
     Failed {
@@ -100,7 +108,7 @@ pub fn read_to_end(
     topic: &str,
     from: &BTreeMap<i32, NextOffset>,
     patience: Duration,
-    mut each: impl FnMut(Record<'_>),
+    each: impl FnMut(Record<'_>),
 ) -> Result<BTreeMap<i32, NextOffset>, ReadbackError> {
     let cluster = Cluster::uncommitted(settings, patience)?;
     let partitions = cluster.partitions(topic)?.ok_or_else(|| ReadbackError::MissingTopic { topic: topic.to_owned() })?;
@@ -120,11 +128,44 @@ pub fn read_to_end(
             assignment.add_partition_offset(topic, partition, Offset::Offset(start.0)).map_err(|error| failed(topic, &error))?;
         }
     }
-    if unread.is_empty() {
-        return Ok(ends);
+    if !unread.is_empty() {
+        read(settings, topic, &assignment, &ends, unread, patience, each)?;
     }
-    let consumer: BaseConsumer<Logged> = settings.client(Role::Reader, unread.len(), Logged::default())?;
-    consumer.assign(&assignment).map_err(|error| failed(topic, &error))?;
+    Ok(ends)
+}
+
+/// Gives the end of every partition, and makes sure that the topic may be read: a first start needs none of its messages, but the
+/// next one will.
+///
+/// # Errors
+/// See [`ReadbackError`].
+pub fn readable_ends(settings: &KafkaSettings, topic: &str, patience: Duration) -> Result<BTreeMap<i32, NextOffset>, ReadbackError> {
+    let cluster = Cluster::uncommitted(settings, patience)?;
+    let partitions = cluster.partitions(topic)?.ok_or_else(|| ReadbackError::MissingTopic { topic: topic.to_owned() })?;
+    let mut ends = BTreeMap::new();
+    for partition in partitions {
+        ends.insert(partition, cluster.ends(topic, partition)?.1);
+    }
+    if let Some((partition, end)) = ends.first_key_value() {
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset(topic, *partition, Offset::Offset(end.0)).map_err(|error| failed(topic, &error))?;
+        read(settings, topic, &assignment, &ends, BTreeSet::from([*partition]), patience, |_| {})?;
+    }
+    Ok(ends)
+}
+
+/// Reads what is assigned until no partition is `unread`.
+fn read(
+    settings: &KafkaSettings,
+    topic: &str,
+    assignment: &TopicPartitionList,
+    ends: &BTreeMap<i32, NextOffset>,
+    mut unread: BTreeSet<i32>,
+    patience: Duration,
+    mut each: impl FnMut(Record<'_>),
+) -> Result<(), ReadbackError> {
+    let consumer: BaseConsumer<Logged> = settings.client(Role::Reader, unread.len(), Logged::of(settings)?)?;
+    consumer.assign(assignment).map_err(|error| failed(topic, &error))?;
     let mut progress = host_clock::monotonic();
     while !unread.is_empty() {
         match consumer.poll(Duration::from_millis(50)) {
@@ -165,9 +206,12 @@ pub fn read_to_end(
             return Err(ReadbackError::Stalled { topic: topic.to_owned(), waited: patience, reason });
         }
     }
-    Ok(ends)
+    Ok(())
 }
 
 fn failed(topic: &str, error: &KafkaError) -> ReadbackError {
-    ReadbackError::Failed { topic: topic.to_owned(), code: error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail) }
+    match error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail) {
+        RDKafkaErrorCode::TopicAuthorizationFailed => ReadbackError::Forbidden { topic: topic.to_owned() },
+        code => ReadbackError::Failed { topic: topic.to_owned(), code },
+    }
 }

@@ -11,13 +11,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 
 use super::client::{ClientError, KafkaSettings, Logged, Role, log_line};
+use super::context::ConnectionErrors;
 
 /// A message to write.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -142,6 +143,8 @@ struct Ticket {
 }
 
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log_line(level, facility, message);
     }
@@ -150,6 +153,10 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.log.remember(&error, reason);
+    }
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.log.token()
     }
 }
 
@@ -202,7 +209,7 @@ impl Sink {
     pub fn new(settings: &KafkaSettings, limits: SinkLimits) -> Result<Sink, SinkError> {
         let (tx, deliveries) = unbounded();
         let outstanding = Arc::new(Outstanding::default());
-        let context = Context { log: Logged::default(), deliveries: tx, outstanding: Arc::clone(&outstanding) };
+        let context = Context { log: Logged::of(settings)?, deliveries: tx, outstanding: Arc::clone(&outstanding) };
         let producer = settings.client(Role::Producer, 1, context)?;
         Ok(Sink { producer, deliveries, outstanding, limits })
     }
@@ -262,6 +269,12 @@ impl Sink {
     #[must_use]
     pub fn last_error(&self) -> Option<String> {
         self.producer.context().log.last_error()
+    }
+
+    /// Failed connections and log-ins of the producer.
+    #[must_use]
+    pub fn connection_errors(&self) -> Arc<ConnectionErrors> {
+        Arc::clone(self.producer.context().log.errors())
     }
 
     /// Waits until everything that was accepted has its delivery, which then lies in [`deliveries`](Sink::deliveries).

@@ -12,7 +12,7 @@ use crate::kafka::admin::{Admin, TopicSettings};
 use crate::kafka::client::KafkaSettings;
 use crate::kafka::merge::Run;
 use crate::kafka::position::NextOffset;
-use crate::kafka::readback::{Record, read_to_end};
+use crate::kafka::readback::{Record, read_to_end, readable_ends};
 use crate::kafka::sink::{Sink, SinkLimits};
 use crate::kafka::source::{self, SourceConfig, SourceEvent};
 use crate::stage;
@@ -91,6 +91,7 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
 
     let journal = store.begin_segment(next_segment).map_err(ServiceError::Journal)?;
     let sink = Sink::new(&kafka, SinkLimits::default())?;
+    shared.metrics.watch_connections("output", sink.connection_errors());
     let (work, work_out) = bounded(STEPS);
     let publisher = Publisher::new(store.clone(), journal, sink, Arc::clone(&shared.metrics), ends, work_out);
     let (failed_in, failed) = bounded(1);
@@ -103,6 +104,7 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     let snapshot_thread = spawn("snapshots", move || snapshots::run(&snapshot_store, &metrics, &pieces_out))?;
 
     let source = source::start(source_config)?;
+    shared.metrics.watch_connections("input", source.connection_errors());
     let decoded = spawn_decoders(config, source.events.clone())?;
     shared.metrics.state_restored(begun.elapsed());
     shared.health.set_unready("waiting for partitions to be assigned");
@@ -164,11 +166,9 @@ fn published(kafka: &KafkaSettings, topics: &[&str], from: &Positions, is_new: b
     let (mut published, mut ends) = (Published::default(), Positions::new());
     if is_new {
         // Nothing of this state was ever published: only the ends matter.
-        let admin = Admin::new(kafka, PATIENCE)?;
         for topic in topics {
-            for partition in admin.partitions(topic)?.unwrap_or_default() {
-                ends.insert(((*topic).to_owned(), partition), admin.cluster().ends(topic, partition)?.1.0);
-            }
+            let found = readable_ends(kafka, topic, PATIENCE)?;
+            ends.extend(found.into_iter().map(|(partition, next)| (((*topic).to_owned(), partition), next.0)));
         }
         return Ok((published, ends));
     }

@@ -1,0 +1,1 @@
+//! Placeholder until bombs are written.
