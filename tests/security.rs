@@ -3,8 +3,6 @@
 
 mod support;
 
-#[path = "security/bombs.rs"]
-mod bombs;
 #[path = "security/certificates.rs"]
 mod certificates;
 #[path = "security/connections.rs"]

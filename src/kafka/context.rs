@@ -97,7 +97,14 @@ impl Logged {
         if let Some(code) = code {
             self.errors.count(code);
         }
+        let reason = without_timing(reason);
         match code {
+            // Under TLS 1.3 a broker refuses a client's certificate only behind the handshake.
+            _ if reason.contains("SSL alert number") && reason.contains("certificate") => {
+                let advice =
+                    "the broker does not accept this client's certificate: set \"ssl.certificate.location\" and \"ssl.key.location\"";
+                *lock(&self.refusal) = Some(Refusal::Certificate(format!("{reason}: {advice}")));
+            }
             Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed) => {
                 *lock(&self.refusal) = Some(Refusal::Credentials(reason.to_owned()));
             }
@@ -120,6 +127,11 @@ impl Logged {
                 .into()),
         }
     }
+}
+
+/// librdkafka's words without how long it took and how often it was.
+fn without_timing(reason: &str) -> &str {
+    reason.rsplit_once(" (after ").map_or(reason, |(words, _)| words)
 }
 
 /// `host:port` in librdkafka's `sasl_ssl://host:port/id: what happened`.

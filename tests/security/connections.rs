@@ -92,8 +92,6 @@ fn a_password_that_is_changed_while_running_is_told_counted_and_tried_again() {
     let mut service = deployment.start(&[]);
     service.caught_up(0);
     broker.set_scram(user, "another");
-    // Connections that are open stay so: the broker that comes back asks anew.
-    broker.restart();
     service.wait_for("the refusal to be counted", |p| {
         (p.metrics()?.sum_of("firstseen_connection_errors_total", "kind=\"authentication\"") >= 2.0).then_some(())
     });

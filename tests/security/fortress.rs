@@ -46,6 +46,7 @@ ssl.truststore.type=PEM
 ssl.truststore.location={ca}
 sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512,OAUTHBEARER
 listener.name.mtls.ssl.client.auth=required
+listener.name.sasl.scram-sha-512.connections.max.reauth.ms=2000
 listener.name.expired.ssl.keystore.location={expired}
 listener.name.elsewhere.ssl.keystore.location={elsewhere}
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer

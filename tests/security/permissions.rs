@@ -66,7 +66,7 @@ fn just_what_is_documented_is_enough_and_each_that_is_missing_is_told() {
                 });
                 println!("{user}: {line}");
                 assert!(line.contains(name.as_str()) && line.contains("allow READ on it") && line.contains("WARN"), "{line}");
-                assert_eq!(service.get("/readyz").unwrap().0, 503);
+                service.wait_for("unreadiness", |p| (p.get("/readyz")?.0 == 503).then_some(()));
                 service.drain();
             }
             "no-write" => {

@@ -189,7 +189,7 @@ group.min.session.timeout.ms=1000
 
     /// Allows operations: `kafka-acls` with these arguments.
     pub(crate) fn allow(&self, arguments: &[&str]) {
-        let mut tool = java(&libs(), "kafka.admin.AclCommand");
+        let mut tool = java(&libs(), "org.apache.kafka.tools.AclCommand");
         tool.args(["--bootstrap-server", &self.bootstrap(), "--add"]).args(arguments);
         run("allowing operations", &mut tool);
     }

@@ -1,1 +1,0 @@
-//! Placeholder until bombs are written.
