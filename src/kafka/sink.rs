@@ -166,12 +166,24 @@ impl ProducerContext for Context {
     fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
         let result = match result {
             Ok(message) => Ok((message.partition(), message.offset())),
-            Err((error, message)) => Err(sink_error(message.topic(), error)),
+            Err((error, message)) => Err(self.why(message.topic(), error)),
         };
         // Nobody may be listening any more while the sink is dropped.
         let _ = self.deliveries.send(Delivery { token: ticket.token, result });
         self.outstanding.bytes.fetch_sub(ticket.bytes, Ordering::AcqRel);
         self.outstanding.messages.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Context {
+    /// A producer that fails for good throws away what waits in it; the reason was told before, as an error of the client.
+    fn why(&self, topic: &str, error: &KafkaError) -> SinkError {
+        let purged = matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight));
+        match self.log.last_error().filter(|_| purged) {
+            Some(reason) if reason.contains("authorization failed") => SinkError::Forbidden { topic: topic.to_owned() },
+            Some(reason) => SinkError::Fatal { reason },
+            None => sink_error(topic, error),
+        }
     }
 }
 
