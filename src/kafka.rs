@@ -4,11 +4,14 @@
 //! Positions in the consumer group are for people's tools; the truth is the state directory, which this module does not know.
 
 pub mod admin;
+mod certificate;
 pub mod client;
 pub mod cluster;
 mod consume;
+pub mod context;
 mod group;
 pub mod merge;
+mod oauth;
 pub mod plan;
 pub mod position;
 pub mod readback;

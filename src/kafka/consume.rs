@@ -17,7 +17,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::client::Role;
+use super::client::{Logged, Role};
 use super::cluster::Cluster;
 use super::group::{Context, Rebalance};
 use super::merge::{Merge, Step};
@@ -84,7 +84,7 @@ pub(super) struct Worker<M> {
 impl<M: Send + 'static> Worker<M> {
     /// Makes the consumer and subscribes; `partitions` is how many there are now.
     pub(super) fn new(config: SourceConfig, reader: Reader<M>, partitions: usize, io: Consumption<M>) -> Result<Self, SourceError> {
-        let context = Context::new(Arc::clone(&io.shared));
+        let context = Context::new(Logged::of(&config.settings)?, Arc::clone(&io.shared));
         let mut consumer: BaseConsumer<Context> = config.settings.client(Role::Consumer, partitions, context)?;
         let wake = io.wake.0.clone();
         consumer.set_nonempty_callback(move || {
@@ -146,7 +146,12 @@ impl<M: Send + 'static> Worker<M> {
         }
         self.poll_group();
         for error in mem::take(&mut self.failures) {
-            self.failed(&error)?;
+            if let Some(error) = self.failure(&error)? {
+                self.tell(error)?;
+            }
+        }
+        if let Some(refusal) = self.consumer.context().take_refusal(&self.config.settings) {
+            self.tell(refusal.into())?;
         }
         for rebalance in self.consumer.context().take_rebalances() {
             match rebalance {
@@ -206,12 +211,15 @@ impl<M: Send + 'static> Worker<M> {
                 Some(Err(error)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) => {
                     self.out_of_range.insert(id);
                 }
-                Some(Err(error)) => failure = Some(error),
+                Some(Err(error)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+                    failure = Some(SourceError::Forbidden { topic: lane.of.topic.clone() });
+                }
+                Some(Err(error)) => failure = self.failure(&error)?,
                 None => break,
             }
             any = true;
             if let Some(error) = failure.take() {
-                self.failed(&error)?;
+                self.tell(error)?;
             }
         }
         Ok(any)
@@ -320,15 +328,17 @@ impl<M: Send + 'static> Worker<M> {
         self.send(SourceEvent::Error(error))
     }
 
-    fn failed(&mut self, error: &KafkaError) -> Flow {
-        match error {
-            KafkaError::PartitionEOF(_) => Ok(()),
-            KafkaError::MessageConsumptionFatal(code) => self.fatal(SourceError::Consume { code: *code }),
-            other => match other.rdkafka_error_code() {
-                Some(code) => self.tell(SourceError::Consume { code }),
-                None => self.tell(SourceError::Refused { reason: other.to_string() }),
-            },
-        }
+    /// What is to be told of a failure that is retried; one that can't be ends the source.
+    fn failure(&mut self, error: &KafkaError) -> Result<Option<SourceError>, Stopped> {
+        Ok(Some(match (error, error.rdkafka_error_code()) {
+            (KafkaError::PartitionEOF(_), _) => return Ok(None),
+            (KafkaError::MessageConsumptionFatal(code), _) => return self.fatal(SourceError::Consume { code: *code }),
+            (_, Some(RDKafkaErrorCode::GroupAuthorizationFailed)) => {
+                SourceError::ForbiddenGroup { group: self.config.settings.group_id.clone() }
+            }
+            (_, Some(code)) => SourceError::Consume { code },
+            (other, None) => SourceError::Refused { reason: other.to_string() },
+        }))
     }
 
     fn commit_if_due(&mut self) {

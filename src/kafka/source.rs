@@ -19,6 +19,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use super::client::{ClientError, KafkaSettings};
 use super::cluster::Cluster;
 use super::consume::{Consumption, Worker};
+use super::context::ConnectionErrors;
 use super::merge::Run;
 use super::position::{NextOffset, PartitionId, PartitionTable, TopicPartition};
 use crate::time::Ticks;
@@ -186,6 +187,18 @@ pub enum SourceError {
         /// The partition, or its bare id when the table does not know it.
         partition: String,
     },
+    /// The cluster does not let us read the topic.
+    #[error("Kafka refuses reading input topic \"{topic}\": allow READ on it for this client")]
+    Forbidden {
+        /// The topic.
+        topic: String,
+    },
+    /// The cluster does not let us be a member of the group.
+    #[error("Kafka refuses consumer group \"{group}\": allow READ on it for this client")]
+    ForbiddenGroup {
+        /// The group.
+        group: String,
+    },
     /// Fetching or the group failed.
     #[error("reading the input failed: {code}")]
     Consume {
@@ -225,6 +238,8 @@ pub(super) struct Shared {
     delivered: Mutex<BTreeMap<PartitionId, (TopicPartition, NextOffset)>>,
     /// Log ends by topic and partition, from librdkafka's statistics.
     ends: Mutex<HashMap<TopicPartition, NextOffset>>,
+    /// Failed connections of the consumer.
+    pub(super) errors: Arc<ConnectionErrors>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -309,6 +324,12 @@ impl<M> SourceHandle<M> {
         let ends = self.shared.ends();
         let behind = |of: &TopicPartition, at: NextOffset| ends.get(of).map_or(0, |end| (end.0 - at.0).max(0));
         self.shared.delivered().values().map(|(of, at)| Lag { partition: of.clone(), messages: behind(of, *at) }).collect()
+    }
+
+    /// Failed connections and log-ins of the consumer.
+    #[must_use]
+    pub fn connection_errors(&self) -> Arc<ConnectionErrors> {
+        Arc::clone(&self.shared.errors)
     }
 
     /// Stops: no more events, commits, leaves the group. Waits a few seconds for that and goes on without when no broker answers.

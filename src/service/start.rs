@@ -14,7 +14,7 @@ use crate::host_clock;
 use crate::kafka::admin::{Admin, TopicSettings};
 use crate::kafka::client::KafkaSettings;
 use crate::kafka::position::NextOffset;
-use crate::kafka::readback::{Record, read_to_end};
+use crate::kafka::readback::{Record, read_to_end, readable_ends};
 use crate::kafka::sink::{Sink, SinkLimits};
 use crate::kafka::source::{self, Reader, SourceConfig};
 use crate::state::Store;
@@ -79,6 +79,7 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
 
     let journal = store.begin_segment(next_segment).map_err(ServiceError::Journal)?;
     let sink = Sink::new(&kafka, SinkLimits::default())?;
+    shared.metrics.watch_connections("output", sink.connection_errors());
     let (work, work_out) = bounded(STEPS);
     let publisher = Publisher::new(store.clone(), journal, sink, Arc::clone(&shared.metrics), ends, work_out);
     let (failed_in, failed) = bounded(1);
@@ -91,6 +92,7 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     let snapshot_thread = spawn("snapshots", move || writer.run(&pieces_out))?;
 
     let source = source::start(source_config, reader(config))?;
+    shared.metrics.watch_connections("input", source.connection_errors());
     shared.metrics.state_restored(begun.elapsed());
     shared.health.set_unready("waiting for partitions to be assigned");
     let course = Course::new(task, shared.clone(), Timing::of(config), work, pieces, next_segment, is_new);
@@ -133,12 +135,7 @@ struct Brokers(KafkaSettings);
 
 impl Outputs for Brokers {
     fn ends(&mut self, topic: &str) -> Result<BTreeMap<i32, NextOffset>, ServiceError> {
-        let admin = Admin::new(&self.0, PATIENCE)?;
-        let mut ends = BTreeMap::new();
-        for partition in admin.partitions(topic)?.unwrap_or_default() {
-            ends.insert(partition, admin.cluster().ends(topic, partition)?.1);
-        }
-        Ok(ends)
+        Ok(readable_ends(&self.0, topic, PATIENCE)?)
     }
 
     fn read(
