@@ -199,6 +199,16 @@ fn sink_error(topic: &str, error: &KafkaError) -> SinkError {
     }
 }
 
+/// An idempotent producer to which one message is refused is beyond use. librdkafka then says "ProduceRequest for TOPIC [PARTITION] … failed:
+/// REASON", and nothing more of a refused permission.
+fn fatal_error(reason: String) -> SinkError {
+    let topic = reason.split_once("ProduceRequest for ").and_then(|(_, rest)| rest.split_once(" [")).map(|(topic, _)| topic.to_owned());
+    match topic.filter(|_| reason.contains("authorization failed")) {
+        Some(topic) => SinkError::Forbidden { topic },
+        None => SinkError::Fatal { reason },
+    }
+}
+
 /// The producer. Its own thread serves librdkafka; every method but [`flush`](Sink::flush) returns at once.
 pub struct Sink {
     producer: ThreadedProducer<Context>,
@@ -274,7 +284,7 @@ impl Sink {
     /// Why the producer is beyond use, if it is.
     #[must_use]
     pub fn fatal(&self) -> Option<SinkError> {
-        self.producer.client().fatal_error().map(|(_, reason)| SinkError::Fatal { reason })
+        self.producer.client().fatal_error().map(|(_, reason)| fatal_error(reason))
     }
 
     /// What librdkafka last complained of (a broker that is away, say); for a status line.
@@ -306,5 +316,18 @@ impl Sink {
             // In slices: the polling thread takes delivery reports too, and `outstanding` is what counts.
             let _ = self.producer.flush(left.min(Duration::from_millis(20)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fatal_error_for_want_of_a_permission_names_the_topic() {
+        let reason = "ProduceRequest for firstseen.findings [3] with 1 message(s) failed: Broker: Topic authorization failed (broker 1 …)";
+        assert_eq!(fatal_error(reason.to_owned()), SinkError::Forbidden { topic: "firstseen.findings".to_owned() });
+        let other = "ProduceRequest for t [0] with 1 message(s) failed: Broker: Invalid record".to_owned();
+        assert_eq!(fatal_error(other.clone()), SinkError::Fatal { reason: other });
     }
 }
