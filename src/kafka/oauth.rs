@@ -201,6 +201,10 @@ mod tests {
         (url, thread)
     }
 
+    fn answer(status: &str, body: &str) -> &'static str {
+        Box::leak(format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_boxed_str())
+    }
+
     fn fetched(answer: &'static str) -> (Result<OAuthToken, String>, String) {
         let (url, thread) = server(answer);
         let client = TokenClient::of(&properties(&[(ENDPOINT, &url), (SCOPE, "x/y")])).unwrap().unwrap();
@@ -211,9 +215,7 @@ mod tests {
     #[test]
     fn a_token_is_asked_for_with_basic_credentials_and_lives_as_long_as_it_says() {
         for body in [r#"{"access_token":"abc","expires_in":3600,"token_type":"Bearer"}"#, r#"{"access_token":"abc","expires_in":"3600"}"#] {
-            let answer: &'static str =
-                Box::leak(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_boxed_str());
-            let (token, asked) = fetched(answer);
+            let (token, asked) = fetched(answer("200 OK", body));
             let token = token.unwrap();
             let left = token.lifetime_ms - host_clock::now().0 / 10_000;
             assert!((3_590_000..=3_600_000).contains(&left), "{left}");
@@ -225,19 +227,18 @@ mod tests {
 
     #[test]
     fn refusals_and_nonsense_are_said_without_secrets() {
-        for (answer, words) in [
-            (
-                "HTTP/1.1 401 Unauthorized\r\nContent-Length: 53\r\n\r\n{\"error\":\"invalid_client\",\"error_description\":\"s:\\u00e9\"}",
-                "it answered 401 invalid_client; check",
-            ),
-            ("HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n", "it answered 302"),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "no JSON with access_token"),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 37\r\n\r\n{\"access_token\":\"abc\",\"expires_in\":0 }", "lives no time"),
-            ("nonsense\r\n\r\n", "no token from http://127.0.0.1:"),
+        let refusal = r#"{"error":"invalid_client","error_description":"s:\u00e9"}"#;
+        for (status, body, words) in [
+            ("401 Unauthorized", refusal, "it answered 401 invalid_client; check"),
+            ("302 Found\r\nLocation: http://127.0.0.1:1/", "", "it answered 302"),
+            ("200 OK", "{}", "no JSON with access_token"),
+            ("200 OK", r#"{"access_token":"abc","expires_in":0}"#, "lives no time"),
         ] {
-            let error = fetched(answer).0.err().unwrap();
+            let error = fetched(answer(status, body)).0.err().unwrap();
             assert!(error.contains(words) && !error.contains("s:é") && !error.contains("abc"), "{error}");
         }
+        let error = fetched("nonsense\r\n\r\n").0.err().unwrap();
+        assert!(error.contains("no token from http://127.0.0.1:"), "{error}");
     }
 
     #[test]

@@ -199,8 +199,8 @@ fn sink_error(topic: &str, error: &KafkaError) -> SinkError {
     }
 }
 
-/// An idempotent producer to which one message is refused is beyond use. librdkafka then says "ProduceRequest for TOPIC [PARTITION] … failed:
-/// REASON", and nothing more of a refused permission.
+/// An idempotent producer to which one message is refused is beyond use. librdkafka then says `ProduceRequest for TOPIC [PARTITION] … failed:
+/// REASON`, and nothing more of a refused permission.
 fn fatal_error(reason: String) -> SinkError {
     let topic = reason.split_once("ProduceRequest for ").and_then(|(_, rest)| rest.split_once(" [")).map(|(topic, _)| topic.to_owned());
     match topic.filter(|_| reason.contains("authorization failed")) {
