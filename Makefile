@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: demo test lint bench
+.PHONY: demo test lint bench fuzz
 
 demo: ## an attack being found, on an embedded broker
 	$(CARGO) run --quiet --locked -- demo
@@ -17,3 +17,8 @@ lint: ## formatting, clippy and documentation, warnings refused
 
 bench: ## the figures of docs/benchmarks.md
 	$(CARGO) bench --locked --bench decode --bench state --bench backtest --bench kafka
+
+MINUTES ?= 1
+
+fuzz: ## everything that takes bytes from outside, coverage-guided: MINUTES for each of four targets
+	scripts/fuzz $(MINUTES)
