@@ -6,10 +6,12 @@ pub(super) mod reference;
 
 use super::decode::{Decoder, Limits, Sink};
 use super::{Batch, Body, Item, Reason, Record};
+#[cfg(test)]
 use crate::time::Span;
 use std::fmt::Display;
 
 /// No envelope is too far ahead.
+#[cfg(test)]
 pub(super) const NO_CLOCK: Limits = Limits { independent_clock: None, max_clock_skew: Span::hours(1) };
 
 /// What a decoder said, owned. Records by their debug text, which shows every field.
