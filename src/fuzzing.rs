@@ -2,7 +2,7 @@
 //!
 //! The fuzzer calls them (`make fuzz`, targets in `fuzz/`), and so does a test, with the corpus in `fuzz/corpus/`.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use crate::config::Config;
 use crate::defender::decode::Limits;
