@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: demo test lint bench fuzz
+.PHONY: demo test lint bench fuzz chaos
 
 demo: ## an attack being found, on an embedded broker
 	$(CARGO) run --quiet --locked -- demo
@@ -22,3 +22,8 @@ MINUTES ?= 1
 
 fuzz: ## everything that takes bytes from outside, coverage-guided: MINUTES for each of four targets
 	scripts/fuzz $(MINUTES)
+
+KILLS ?= 200
+
+chaos: ## SIGKILLs and other faults at random moments, on a real Kafka; `make test` does a few
+	CHAOS_KILLS=$(KILLS) $(CARGO) test --locked --test chaos -- --nocapture
