@@ -2,13 +2,16 @@
 
 CARGO ?= cargo
 
-.PHONY: demo test lint bench fuzz chaos
+.PHONY: demo test simulate chaos fuzz lint bench
 
 demo: ## an attack being found, on an embedded broker
 	$(CARGO) run --quiet --locked -- demo
 
 test: ## everything, against a real Apache Kafka and an independent KQL engine (both are fetched into target/)
 	$(CARGO) test --locked
+
+simulate: ## N seeds of the simulation from FROM on: make simulate N=100000
+	SEEDS=$(or $(N),10000) FROM=$(or $(FROM),0) $(CARGO) test --locked --test simulation what_is_published -- --nocapture
 
 lint: ## formatting, clippy and documentation, warnings refused
 	$(CARGO) fmt --check

@@ -18,6 +18,7 @@ pub mod http;
 pub mod kafka;
 pub mod logging;
 pub mod metrics;
+pub mod planted;
 pub mod service;
 pub mod stage;
 pub mod state;

@@ -13,6 +13,7 @@ use crate::finding::severity::Privileged;
 use crate::finding::{Change, FindingId};
 use crate::kafka::position::{NextOffset, PartitionId, PartitionTable};
 use crate::kafka::sink::Outgoing;
+use crate::planted::{self, Bug};
 use crate::state::journal::{Encoder, Entry};
 use crate::state::snapshot::Positions;
 use crate::time::Ticks;
@@ -122,7 +123,7 @@ impl Output for Sorter<'_> {
     fn dead_letter(&mut self, letter: DeadLetter<'_>) {
         let (topic, partition, offset) = self.source.unwrap_or(("", 0, 0));
         let name: DeadLetterKey = (topic.to_owned(), partition, offset, letter.index);
-        if self.published.dead_letters.contains(&name) {
+        if self.published.dead_letters.contains(&name) && !planted::is(Bug::DeadLettersForgotten) {
             return;
         }
         let mut headers = vec![
@@ -193,16 +194,24 @@ impl Task {
         self.published.changes.len() + self.published.dead_letters.len()
     }
 
+    /// These turned out to stand in the output topics as well.
+    pub fn also_published(&mut self, more: Published) {
+        self.published.changes.extend(more.changes);
+        self.published.dead_letters.extend(more.dead_letters);
+    }
+
     /// Where each partition goes on.
     #[must_use]
     pub fn positions(&self) -> &Positions {
         &self.positions
     }
 
-    /// The source owns this partition and goes on at `position`; known partitions keep what the task consumed itself.
-    pub fn assigned(&mut self, topic: &str, partition: i32, position: NextOffset) {
-        self.partitions.register(topic, partition);
+    /// The source owns this partition and goes on at `position`; known partitions keep what the task consumed itself. Returns the
+    /// partition's id, which is the source's.
+    pub fn assigned(&mut self, topic: &str, partition: i32, position: NextOffset) -> PartitionId {
+        let id = self.partitions.register(topic, partition);
         self.positions.entry((topic.to_owned(), partition)).or_insert(position.0);
+        id
     }
 
     /// Messages of the partition up to `to` are gone.
@@ -280,7 +289,9 @@ impl Task {
         let behind: Vec<String> =
             self.feed.detector.clocks().filter(|(_, clock)| *clock < to).map(|(tenant, _)| tenant.to_owned()).collect();
         for tenant in behind {
-            self.encoder.advance(&tenant, to);
+            if !planted::is(Bug::AdvanceNotJournaled) {
+                self.encoder.advance(&tenant, to);
+            }
             self.replay_advance(&tenant, to, out);
         }
         out.journal.append(&mut self.encoder.take_frame());
@@ -288,7 +299,9 @@ impl Task {
 
     /// A new segment begins: its entries name their partitions anew.
     pub fn begin_segment(&mut self) {
-        self.encoder = Encoder::default();
+        if !planted::is(Bug::SegmentNumbersKept) {
+            self.encoder = Encoder::default();
+        }
     }
 }
 

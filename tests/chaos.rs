@@ -119,7 +119,7 @@ fn faults_at_random_moments_lose_nothing_and_double_nothing() {
 /// Another instance in the group: neither answers from a part of the data. Once it is gone, the first goes on.
 fn second_instance(rig: &Rig, service: &mut Process) {
     let other = tempfile::tempdir().unwrap();
-    let mut second = rig.start_beside(other.path());
+    let mut second = rig.start_with(&[("FIRSTSEEN_STATE__DIR", &other.path().display().to_string())]);
     service.wait_for("one of two instances to be unready", |p| (p.get("/readyz")?.0 == 503).then_some(()));
     second.kill();
     service.wait_for("readiness", |p| (p.get("/readyz")?.0 == 200).then_some(()));

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::position::{NextOffset, PartitionId};
+use crate::planted::{self, Bug};
 use crate::time::Ticks;
 
 /// One run of the order journal: this partition's messages before `upto` come next.
@@ -88,6 +89,9 @@ impl<M> Merge<M> {
     /// Forgets all partitions and what was queued; positions stay.
     pub fn revoke(&mut self) {
         self.lanes.clear();
+        if planted::is(Bug::RevokedPositionForgotten) {
+            self.positions.clear();
+        }
     }
 
     /// Takes the partition's next message. `false`: refused, because the partition is not assigned or the message lies before

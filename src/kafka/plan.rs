@@ -31,14 +31,15 @@ pub struct Plan {
     pub assigned: Vec<Assigned>,
     /// Whose messages are gone: from here, to where it goes on.
     gaps: Vec<(PartitionId, NextOffset, NextOffset)>,
+    table: PartitionTable,
 }
 
-/// Plans where every partition goes on, given the logs of all of them. Changes nothing that a second plan would look at, should
-/// fetching fail to begin: a gap must not be forgotten.
+/// Plans where every partition goes on, given the logs of all of them. Changes nothing, should fetching fail to begin: a gap must not
+/// be forgotten, nor an id be given that whoever hears of the next plan would give to another partition.
 ///
 /// # Errors
 /// [`SourceError::PositionBeyondEnd`], which is fatal.
-pub fn go_on<M>(logs: Vec<Log>, known: &Known<'_>, table: &mut PartitionTable, merge: &Merge<M>) -> Result<Plan, SourceError> {
+pub fn go_on<M>(logs: Vec<Log>, known: &Known<'_>, table: &PartitionTable, merge: &Merge<M>) -> Result<Plan, SourceError> {
     let mut planned = Vec::new();
     for (of, (low, high)) in logs {
         let delivered = table.id(&of.topic, of.partition).and_then(|id| merge.position(id));
@@ -54,9 +55,9 @@ pub fn go_on<M>(logs: Vec<Log>, known: &Known<'_>, table: &mut PartitionTable, m
         }
         planned.push((of, position, low));
     }
-    let mut plan = Plan { assigned: Vec::new(), gaps: Vec::new() };
+    let mut plan = Plan { assigned: Vec::new(), gaps: Vec::new(), table: table.clone() };
     for (of, position, low) in planned {
-        let id = table.register(&of.topic, of.partition);
+        let id = plan.table.register(&of.topic, of.partition);
         if position < low {
             plan.gaps.push((id, position, low));
         }
@@ -66,8 +67,9 @@ pub fn go_on<M>(logs: Vec<Log>, known: &Known<'_>, table: &mut PartitionTable, m
 }
 
 impl Plan {
-    /// Fetching has begun: the merge follows, and these events are to be told.
-    pub fn begun<Q, M>(self, topics: &[String], table: &PartitionTable, merge: &mut Merge<Q>) -> Vec<SourceEvent<M>> {
+    /// Fetching has begun: table and merge follow, and these events are to be told.
+    pub fn begun<Q, M>(self, topics: &[String], table: &mut PartitionTable, merge: &mut Merge<Q>) -> Vec<SourceEvent<M>> {
+        *table = self.table;
         merge.assign(self.assigned.iter().map(|a| (a.id, table.rank(a.id, topics), a.position)));
         let mut events = vec![SourceEvent::Assigned(self.assigned)];
         events.extend(self.gaps.into_iter().map(|(partition, from, to)| SourceEvent::Gap { partition, from, to }));
@@ -95,32 +97,47 @@ mod tests {
             let log = |partition, low, high| (TopicPartition { topic: "in".to_owned(), partition }, (NextOffset(low), NextOffset(high)));
             vec![log(0, 5, 9), log(1, 2, 9)]
         };
-        let failed = go_on(logs(), &known, &mut table, &merge).unwrap();
+        let failed = go_on(logs(), &known, &table, &merge).unwrap();
         assert_eq!(failed.assigned.len(), 2);
         drop(failed);
-        let events = go_on(logs(), &known, &mut table, &merge).unwrap().begun(&topics, &table, &mut merge);
+        let events = go_on(logs(), &known, &table, &merge).unwrap().begun(&topics, &mut table, &mut merge);
         let gap = SourceEvent::<()>::Gap { partition: PartitionId(0), from: NextOffset(3), to: NextOffset(5) };
         assert_eq!(events[1..], [gap]);
         assert_eq!((merge.position(PartitionId(0)), merge.position(PartitionId(1))), (Some(NextOffset(5)), Some(NextOffset(2))));
-        let again: Vec<SourceEvent<()>> = go_on(logs(), &known, &mut table, &merge).unwrap().begun(&topics, &table, &mut merge);
+        let again: Vec<SourceEvent<()>> = go_on(logs(), &known, &table, &merge).unwrap().begun(&topics, &mut table, &mut merge);
         assert_eq!(again.len(), 1, "once");
+    }
+
+    #[test]
+    fn a_plan_that_came_to_nothing_gives_no_ids() {
+        let topics = ["a".to_owned(), "b".to_owned()];
+        let log = |topic: &str, partition| (TopicPartition { topic: topic.to_owned(), partition }, (NextOffset(0), NextOffset(9)));
+        let positions = HashMap::new();
+        let known = Known { topics: &topics, positions: &positions, start: Start::Earliest };
+        let (mut table, mut merge) = (PartitionTable::new(), Merge::<()>::new([]));
+        drop(go_on(vec![log("a", 0), log("b", 0)], &known, &table, &merge).unwrap());
+        // A partition is added before the second attempt. Whoever hears of the plan gives ids in its order.
+        let plan = go_on(vec![log("a", 0), log("a", 1), log("b", 0)], &known, &table, &merge).unwrap();
+        assert_eq!(plan.assigned.iter().map(|a| a.id.0).collect::<Vec<_>>(), [0, 1, 2]);
+        plan.begun::<_, ()>(&topics, &mut table, &mut merge);
+        assert_eq!(table.id("b", 0), Some(PartitionId(2)));
     }
 
     #[test]
     fn a_new_topic_starts_as_configured_and_a_new_partition_at_its_start() {
         let topics = ["in".to_owned()];
         let log = |partition| (TopicPartition { topic: "in".to_owned(), partition }, (NextOffset(2), NextOffset(9)));
-        let (mut table, merge) = (PartitionTable::new(), Merge::<()>::new([]));
+        let (table, merge) = (PartitionTable::new(), Merge::<()>::new([]));
         let positions = HashMap::new();
         for (start, at) in [(Start::Earliest, 2), (Start::Latest, 9)] {
             let known = Known { topics: &topics, positions: &positions, start };
-            assert_eq!(go_on(vec![log(0)], &known, &mut table, &merge).unwrap().assigned[0].position, NextOffset(at));
+            assert_eq!(go_on(vec![log(0)], &known, &table, &merge).unwrap().assigned[0].position, NextOffset(at));
         }
         let positions = HashMap::from([(("in".to_owned(), 0), NextOffset(4))]);
         let known = Known { topics: &topics, positions: &positions, start: Start::Latest };
-        let plan = go_on(vec![log(0), log(1)], &known, &mut table, &merge).unwrap();
+        let plan = go_on(vec![log(0), log(1)], &known, &table, &merge).unwrap();
         assert_eq!(plan.assigned.iter().map(|a| a.position.0).collect::<Vec<_>>(), [4, 2]);
         let known = Known { positions: &HashMap::from([(("in".to_owned(), 0), NextOffset(10))]), ..known };
-        assert!(matches!(go_on(vec![log(0)], &known, &mut table, &merge), Err(SourceError::PositionBeyondEnd { .. })));
+        assert!(matches!(go_on(vec![log(0)], &known, &table, &merge), Err(SourceError::PositionBeyondEnd { .. })));
     }
 }

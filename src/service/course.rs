@@ -5,17 +5,31 @@
 //! (`core`'s thread, or a simulation) brings events, instants and patience.
 
 use super::publisher::Work;
+use super::restore::{Outputs, published_since};
 use super::snapshots::Piece;
 use super::{ServiceError, Shared, crash};
 use crate::config::Config;
 use crate::defender::batch::Batch;
+use crate::defender::decode::{Decoder, Limits};
 use crate::detector::snapshot::Section;
-use crate::kafka::source::{InputMessage, SourceEvent};
+use crate::kafka::source::{InputMessage, Reader, SourceEvent};
+use crate::planted::{self, Bug};
 use crate::state::snapshot::Positions;
 use crate::task::{Origin, Task, Turnout};
 use crate::time::{Span, Ticks};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::time::{Duration, Instant};
+
+/// Decodes each message where the source has it: of its bytes only what the detector needs goes further.
+#[must_use]
+pub fn reader(max_clock_skew: Span) -> Reader<Batch> {
+    let mut decoder = Decoder::new();
+    Box::new(move |value, timestamp| {
+        let mut batch = Batch::with_room_for(value.len());
+        batch.push_message(&mut decoder, 0, value, &Limits { independent_clock: timestamp, max_clock_skew });
+        batch
+    })
+}
 
 /// How often what is done by time.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +65,8 @@ pub type Counts = Receiver<bool>;
 /// A task under way.
 pub struct Course {
     task: Task,
+    /// What the output topics are read with once more, from these ends on.
+    second_reading: Option<(Box<dyn Outputs>, Positions)>,
     shared: Shared,
     timing: Timing,
     work: Sender<Work>,
@@ -82,6 +98,7 @@ impl Course {
     ) -> Course {
         Course {
             task,
+            second_reading: None,
             shared,
             timing,
             work,
@@ -97,6 +114,15 @@ impl Course {
             turnout: Turnout::default(),
             rows: Vec::new(),
         }
+    }
+
+    /// Has the output topics read once more, from `ends` on, when partitions are first assigned. A process that was killed may have
+    /// had messages on their way which the brokers took only after the start had looked; by now the group has given up on it, and so
+    /// have the brokers.
+    #[must_use]
+    pub fn with_second_reading(mut self, outputs: Box<dyn Outputs>, ends: Positions) -> Course {
+        self.second_reading = Some((outputs, ends));
+        self
     }
 
     /// The task, to read.
@@ -168,14 +194,20 @@ impl Course {
     /// reading began must be known to a restart before anything depends on it. False is [`ServiceError::FirstSnapshot`].
     ///
     /// # Errors
-    /// The source failed for good, or the publisher is gone.
+    /// The source failed for good, the publisher is gone, or the output topics can't be read.
     pub fn event(&mut self, event: SourceEvent<Batch>, now: Instant) -> Result<Option<Counts>, ServiceError> {
         let health = &self.shared.health;
         match event {
             SourceEvent::Messages(_) => {}
             SourceEvent::Assigned(partitions) => {
+                if let Some((mut outputs, ends)) =
+                    self.second_reading.take().filter(|_| self.task.is_replaying() && !planted::is(Bug::LateWritesNotLookedFor))
+                {
+                    self.task.also_published(published_since(&mut *outputs, &ends)?.0);
+                }
                 for assigned in &partitions {
-                    self.task.assigned(&assigned.of.topic, assigned.of.partition, assigned.position);
+                    let id = self.task.assigned(&assigned.of.topic, assigned.of.partition, assigned.position);
+                    debug_assert_eq!(id, assigned.id, "source and task call a partition by the same id");
                 }
                 tracing::info!(partitions = partitions.len(), "all input partitions are assigned");
                 self.owns_all = true;
@@ -183,7 +215,8 @@ impl Course {
                     health.set_ready();
                 }
                 if std::mem::take(&mut self.is_new) {
-                    return self.whole_snapshot(now).map(Some);
+                    let counts = self.whole_snapshot(now)?;
+                    return Ok(Some(counts).filter(|_| !planted::is(Bug::FirstSnapshotNotAwaited)));
                 }
             }
             SourceEvent::Revoked => {
@@ -288,7 +321,10 @@ impl Course {
             self.piece(Piece::Rows(section, bytes));
         }
         self.rows = rows;
-        if whole && let Some(SnapshotUnderWay { fence, input }) = self.snapshot.take() {
+        if whole && let Some(SnapshotUnderWay { fence, mut input }) = self.snapshot.take() {
+            if planted::is(Bug::SnapshotPositionsLate) {
+                input.clone_from(self.task.positions());
+            }
             let (done_in, done) = bounded(1);
             self.piece(Piece::End { input, fence, done: done_in });
             self.snapshot_done = Some(done);

@@ -7,6 +7,7 @@ use super::{ServiceError, crash};
 use crate::host_clock;
 use crate::kafka::sink::{Delivery, Outgoing, PublishError, Sink, SinkError};
 use crate::metrics::Metrics;
+use crate::planted::{self, Bug};
 use crate::state::Store;
 use crate::state::disk::DiskFile;
 use crate::state::snapshot::Positions;
@@ -239,7 +240,9 @@ impl<P: Publish> Publisher<P> {
         if publications.is_empty() {
             return Ok(());
         }
-        self.sync()?;
+        if !planted::is(Bug::PublishBeforeSync) {
+            self.sync()?;
+        }
         crash::point("journal-synced");
         for Publication { mut outgoing, appended } in publications.drain(..) {
             outgoing.token = self.next_token;
@@ -285,7 +288,8 @@ impl<P: Publish> Publisher<P> {
         self.sync()?;
         self.journal = self.store.begin_segment(segment).map_err(ServiceError::Journal)?;
         self.unsynced = true;
-        self.fences.push(Fence { before: self.next_token, positions: self.output.clone(), tell: fence });
+        let before = if planted::is(Bug::FenceNotAwaited) { 0 } else { self.next_token };
+        self.fences.push(Fence { before, positions: self.output.clone(), tell: fence });
         self.release();
         Ok(())
     }

@@ -8,11 +8,12 @@ use crate::finding::FindingId;
 use crate::kafka::merge::Run;
 use crate::kafka::position::NextOffset;
 use crate::kafka::readback::Record;
+use crate::planted::{self, Bug};
 use crate::state::Recovered;
 use crate::state::journal::Entry;
 use crate::state::snapshot::Positions;
 use crate::task::{DeadLetterKey, Format, Published, Task};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The output topics as a start reads them: the seam at which tests put a broker of their own.
 pub trait Outputs: Send {
@@ -60,7 +61,7 @@ pub fn restore(recovered: Recovered, format: Format, outputs: &mut dyn Outputs) 
     let Recovered { detector, input, output, entries, next_segment, .. } = recovered;
     let is_new = input.is_none();
     let topics = [format.findings_topic.clone(), format.dead_letter_topic.clone()];
-    let (published, ends) = if is_new {
+    let (published, ends) = if is_new || planted::is(Bug::OutputReadFromItsEnd) {
         // Nothing of this state was ever published: only the ends matter.
         let mut ends = Positions::new();
         for topic in &topics {
@@ -68,23 +69,31 @@ pub fn restore(recovered: Recovered, format: Format, outputs: &mut dyn Outputs) 
         }
         (Published::default(), ends)
     } else {
-        published_since(outputs, &topics, &output)?
+        read_since(outputs, &topics, &output)?
     };
     let positions = input.unwrap_or_default();
     let runs = runs(&entries);
     let task = Task::new(detector, format, positions.clone(), entries, published);
-    let replay = runs
+    let mut replay: Vec<Run> = runs
         .into_iter()
         .filter_map(|(topic, partition, upto)| Some(Run { partition: task.partitions().id(&topic, partition)?, upto: NextOffset(upto) }))
         .collect();
+    if planted::is(Bug::ReplayInAnotherOrder) {
+        replay.sort_by_key(|run| run.partition);
+    }
     let positions = positions.into_iter().map(|(of, next)| (of, NextOffset(next))).collect();
     Ok(Restored { task, positions, replay, ends, next_segment, is_new })
 }
 
 /// What the topics hold from these positions on, and where they end now.
-pub(super) fn published_since(
+pub(super) fn published_since(outputs: &mut dyn Outputs, from: &Positions) -> Result<(Published, Positions), ServiceError> {
+    let topics: BTreeSet<&String> = from.keys().map(|(topic, _)| topic).collect();
+    read_since(outputs, topics, from)
+}
+
+fn read_since<'a>(
     outputs: &mut dyn Outputs,
-    topics: &[String],
+    topics: impl IntoIterator<Item = &'a String>,
     from: &Positions,
 ) -> Result<(Published, Positions), ServiceError> {
     let (mut published, mut ends) = (Published::default(), Positions::new());

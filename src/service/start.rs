@@ -1,14 +1,12 @@
 //! Everything before the first message: state, topics, what is published already, threads.
 
 use super::core::Core;
-use super::course::{Course, Timing};
+use super::course::{Course, Timing, reader};
 use super::publisher::Publisher;
 use super::restore::{Outputs, Restored, restore};
 use super::snapshots::SnapshotWriter;
 use super::{ServiceError, Shared, kafka_settings};
 use crate::config::{Config, Start};
-use crate::defender::batch::Batch;
-use crate::defender::decode::{Decoder, Limits};
 use crate::finding::severity::Privileged;
 use crate::host_clock;
 use crate::kafka::admin::{Admin, TopicSettings};
@@ -16,7 +14,7 @@ use crate::kafka::client::KafkaSettings;
 use crate::kafka::position::NextOffset;
 use crate::kafka::readback::{Record, read_to_end, readable_ends};
 use crate::kafka::sink::{Sink, SinkLimits};
-use crate::kafka::source::{self, Reader, SourceConfig};
+use crate::kafka::source::{self, SourceConfig};
 use crate::state::Store;
 use crate::state::disk::Directory;
 use crate::task::Format;
@@ -81,7 +79,7 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     let sink = Sink::new(&kafka, SinkLimits::default())?;
     shared.metrics.watch_connections("output", sink.connection_errors());
     let (work, work_out) = bounded(STEPS);
-    let publisher = Publisher::new(store.clone(), journal, sink, Arc::clone(&shared.metrics), ends, work_out);
+    let publisher = Publisher::new(store.clone(), journal, sink, Arc::clone(&shared.metrics), ends.clone(), work_out);
     let (failed_in, failed) = bounded(1);
     spawn("publisher", move || {
         // Told to the task, which ends for it.
@@ -91,26 +89,17 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     let writer = SnapshotWriter::new(store.clone(), Arc::clone(&shared.metrics));
     let snapshot_thread = spawn("snapshots", move || writer.run(&pieces_out))?;
 
-    let source = source::start(source_config, reader(config))?;
+    let source = source::start(source_config, reader(config.input.max_clock_skew))?;
     shared.metrics.watch_connections("input", source.connection_errors());
     shared.metrics.state_restored(begun.elapsed());
     shared.health.set_unready("waiting for partitions to be assigned");
-    let course = Course::new(task, shared.clone(), Timing::of(config), work, pieces, next_segment, is_new);
+    let course = Course::new(task, shared.clone(), Timing::of(config), work, pieces, next_segment, is_new)
+        .with_second_reading(Box::new(outputs), ends);
     Ok(Core::new(course, shared.clone(), store, source, snapshot_thread, failed))
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>, ServiceError> {
     thread::Builder::new().name(name.to_owned()).spawn(work).map_err(ServiceError::Thread)
-}
-
-/// Decodes each message where librdkafka has it, on the source's thread: of its bytes only what the detector needs goes further.
-fn reader(config: &Config) -> Reader<Batch> {
-    let (mut decoder, max_clock_skew) = (Decoder::new(), config.input.max_clock_skew);
-    Box::new(move |value, timestamp| {
-        let mut batch = Batch::with_room_for(value.len());
-        batch.push_message(&mut decoder, 0, value, &Limits { independent_clock: timestamp, max_clock_skew });
-        batch
-    })
 }
 
 fn ensure_topics(config: &Config, kafka: &KafkaSettings, topics: &[&str]) -> Result<(), ServiceError> {

@@ -11,6 +11,7 @@
 //! A file begins with eight bytes of magic and the format version. A frame is `kind u8, length u32, crc u32, payload`, all
 //! little-endian; the checksum covers kind, length and payload.
 
+use crate::planted::{self, Bug};
 use std::io::{self, Read, Write};
 
 /// Version of both files; a change of any row's layout raises it.
@@ -148,7 +149,7 @@ impl<R: Read> Frames<R> {
         if payload.len() != length as usize {
             return Err(FrameError::Cut(self.frames));
         }
-        if frame_head(kind, payload) != head {
+        if frame_head(kind, payload) != head && !planted::is(Bug::ChecksumIgnored) {
             return Err(FrameError::Checksum(self.frames));
         }
         self.frames += 1;

@@ -5,6 +5,7 @@ use super::disk::{Disk, DiskFile};
 use crate::detector::snapshot::{RestoreError, Section};
 use crate::detector::wire::{Get, Put, WireError};
 use crate::detector::{Detector, Settings};
+use crate::planted::{self, Bug};
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read};
 use std::sync::Arc;
@@ -82,12 +83,14 @@ impl Writer {
     /// # Errors
     /// When the disk refuses.
     pub fn seal(&mut self, input: &Positions, output: &Positions) -> io::Result<()> {
-        self.frame(INPUT_POSITIONS, &encode_positions(input))?;
+        if !planted::is(Bug::SnapshotWithoutPositions) {
+            self.frame(INPUT_POSITIONS, &encode_positions(input))?;
+        }
         self.frame(OUTPUT_POSITIONS, &encode_positions(output))?;
         let frames = self.frames.to_le_bytes();
         self.frame(END, &frames)?;
         self.file.flush()?;
-        self.file.sync()
+        if planted::is(Bug::RenamedBeforeSync) { Ok(()) } else { self.file.sync() }
     }
 
     /// Gives the sealed file its name, and returns once that survives a loss of power.
@@ -97,7 +100,9 @@ impl Writer {
     pub fn rename(self) -> io::Result<u64> {
         drop(self.file);
         self.disk.rename(&temporary(&self.name), &self.name)?;
-        self.disk.sync_names()?;
+        if !planted::is(Bug::SnapshotNameNotSynced) {
+            self.disk.sync_names()?;
+        }
         Ok(self.bytes)
     }
 }

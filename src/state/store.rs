@@ -6,6 +6,7 @@ use super::journal::{self, Entry};
 use super::snapshot::{self, Loaded, Positions, SnapshotError, Writer, temporary};
 use crate::detector::snapshot::RestoreError;
 use crate::detector::{Detector, Settings};
+use crate::planted::{self, Bug};
 use std::io;
 use std::sync::Arc;
 
@@ -166,7 +167,9 @@ impl Store {
                 return Err(problem("is missing".to_owned()));
             }
             // A killed process may have written more than it synced; what is read here will be published on.
-            self.disk.sync(&name)?;
+            if !planted::is(Bug::RecoveredJournalNotSynced) {
+                self.disk.sync(&name)?;
+            }
             let mut segment =
                 journal::read(io::BufReader::new(self.disk.open(&name)?)).map_err(|e| problem(format!("can't be read: {e}")))?;
             if segment.torn {
@@ -179,13 +182,22 @@ impl Store {
         Ok(entries)
     }
 
-    /// Begins journal segment `n`; its name survives a loss of power, what is written to it does once it is synced.
+    /// Begins journal segment `n`; its name survives a loss of power, what is written to it does once it is synced. A file of that
+    /// name always has its header: one that came back from a loss of power without it could not be told from damage.
     ///
     /// # Errors
     /// When the disk refuses.
     pub fn begin_segment(&self, n: u64) -> io::Result<Box<dyn DiskFile>> {
-        let file = journal::begin(self.disk.create(&journal_name(n))?)?;
-        self.disk.sync_names()?;
+        let name = journal_name(n);
+        let aside = if planted::is(Bug::SegmentHeaderNotSynced) { name.clone() } else { temporary(&name) };
+        let mut file = journal::begin(self.disk.create(&aside)?)?;
+        if aside != name {
+            file.sync()?;
+            self.disk.rename(&aside, &name)?;
+        }
+        if !planted::is(Bug::SegmentNameNotSynced) {
+            self.disk.sync_names()?;
+        }
         Ok(file)
     }
 
@@ -203,7 +215,8 @@ impl Store {
     /// When the disk refuses.
     pub fn remove_old(&self) -> io::Result<()> {
         let snapshots = self.numbers("snapshot-")?;
-        let Some(oldest) = snapshots.iter().rev().take(KEPT_SNAPSHOTS).next_back() else { return Ok(()) };
+        let kept = if planted::is(Bug::OneSnapshotKept) { 1 } else { KEPT_SNAPSHOTS };
+        let Some(oldest) = snapshots.iter().rev().take(kept).next_back() else { return Ok(()) };
         for n in snapshots.iter().filter(|n| *n < oldest) {
             self.disk.remove(&snapshot_name(*n))?;
         }

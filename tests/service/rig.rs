@@ -179,12 +179,8 @@ listen = "127.0.0.1:0"
         self.start_with(&[("FIRSTSEEN_CRASH_AT", place)])
     }
 
-    /// Starts a second instance by mistake: the same configuration, another state directory.
-    pub(crate) fn start_beside(&self, state: &std::path::Path) -> Process {
-        self.start_with(&[("FIRSTSEEN_STATE__DIR", &state.display().to_string())])
-    }
-
-    fn start_with(&self, more: &[(&str, &str)]) -> Process {
+    /// Starts the service with more environment.
+    pub(crate) fn start_with(&self, more: &[(&str, &str)]) -> Process {
         let run = self.runs.replace(self.runs.get() + 1);
         let mut environment: Vec<(&str, &str)> = self.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         environment.extend_from_slice(more);

@@ -58,7 +58,7 @@ impl<M: Send + 'static> Worker<M> {
             }
         }
         let known = Known { topics: &self.config.topics, positions: &self.config.positions, start: self.config.start };
-        let plan = match plan::go_on(logs, &known, &mut self.table, &self.merge) {
+        let plan = match plan::go_on(logs, &known, &self.table, &self.merge) {
             Ok(plan) => plan,
             Err(error) => return self.fatal(error),
         };
@@ -67,7 +67,7 @@ impl<M: Send + 'static> Worker<M> {
         }
         self.io.shared.delivered().extend(plan.assigned.iter().map(|a| (a.id, (a.of.clone(), a.position))));
         self.partial = None;
-        for event in plan.begun(&self.config.topics, &self.table, &mut self.merge) {
+        for event in plan.begun(&self.config.topics, &mut self.table, &mut self.merge) {
             self.send(event)?;
         }
         Ok(Ok(()))
