@@ -60,7 +60,7 @@ fn faults_at_random_moments_lose_nothing_and_double_nothing() {
         }
         let mut service = rig.start();
         // Some are killed while they restore, replay, or wait for the group; most once they have something to consume.
-        let early = random() % 3 == 0;
+        let early = random().is_multiple_of(3);
         if early {
             live(&mut service, Duration::from_secs(3), &mut random);
             done.kills_before_input += 1;
