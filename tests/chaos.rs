@@ -68,7 +68,7 @@ fn faults_at_random_moments_lose_nothing_and_double_nothing() {
             service.wait_for("readiness", |p| (p.get("/readyz")?.0 == 200).then_some(()));
             // Each kind of fault beside the kill comes once in so many rounds.
             match random() % 20 {
-                0 => {
+                0 | 4 => {
                     broker.kill();
                     live(&mut service, Duration::from_secs(2), &mut random);
                     broker.resurrect();
