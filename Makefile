@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: demo test simulate lint bench
+.PHONY: demo test simulate chaos fuzz lint bench
 
 demo: ## an attack being found, on an embedded broker
 	$(CARGO) run --quiet --locked -- demo
@@ -20,3 +20,13 @@ lint: ## formatting, clippy and documentation, warnings refused
 
 bench: ## the figures of docs/benchmarks.md
 	$(CARGO) bench --locked --bench decode --bench state --bench backtest --bench kafka
+
+MINUTES ?= 1
+
+fuzz: ## everything that takes bytes from outside, coverage-guided: MINUTES for each of four targets
+	scripts/fuzz $(MINUTES)
+
+KILLS ?= 200
+
+chaos: ## SIGKILLs and other faults at random moments, on a real Kafka; `make test` does a few
+	CHAOS_KILLS=$(KILLS) $(CARGO) test --locked --test chaos -- --nocapture

@@ -10,9 +10,11 @@ mod crowd;
 
 use cpu_time::{ProcessTime, ThreadTime};
 use crowd::Crowd;
-use firstseen::defender::{Batch, Body, Decoder, Item, Limits, Record};
+use firstseen::defender::{Batch, Body, Decoder, Limits, Record};
 use firstseen::detector::snapshot::Section;
 use firstseen::detector::{Detector, Effect, Settings};
+use firstseen::feed::{DeadLetter, Feed, Output};
+use firstseen::finding::Change;
 use firstseen::fleet::render;
 use firstseen::state::Store;
 use firstseen::state::disk::Directory;
@@ -30,8 +32,18 @@ const EVENTS_A_ROUND: usize = 60_000;
 /// Records that are decoded together, as `backtest` and `run` do.
 const BATCH: usize = 400;
 
+/// What comes of the records is not what is measured.
+struct Nowhere;
+
+impl Output for Nowhere {
+    fn change(&mut self, _: Box<Change>) {}
+    fn dead_letter(&mut self, letter: DeadLetter<'_>) {
+        assert!(letter.error.is_empty(), "a record was refused: {}", letter.error);
+    }
+}
+
 struct Size {
-    detector: Detector,
+    feed: Feed,
     crowd: Crowd,
     decode: Duration,
     detect: Duration,
@@ -56,7 +68,7 @@ fn main() {
     let each = |d: Duration| d.as_nanos() as f64 / EVENTS_A_ROUND as f64;
     for state in &states {
         let (decode, detect) = (each(state.decode), each(state.detect));
-        println!("{:>12} {decode:>14.0} {detect:>14.0} {:>18.0}", state.detector.tracked().connections, decode + detect);
+        println!("{:>12} {decode:>14.0} {detect:>14.0} {:>18.0}", state.feed.detector.tracked().connections, decode + detect);
     }
     if let (Some(first), Some(last)) = (states.first(), states.last()) {
         let (big, small) = (each(first.detect), each(last.detect));
@@ -66,9 +78,9 @@ fn main() {
             (big + each(first.decode)) / (small + each(last.decode))
         );
     }
-    let Size { detector, crowd, .. } = states.swap_remove(0);
+    let Size { feed, crowd, .. } = states.swap_remove(0);
     drop(states);
-    snapshot(detector, crowd);
+    snapshot(feed.detector, crowd);
 }
 
 /// Resident bytes of this process.
@@ -100,7 +112,7 @@ fn fill(connections: u64, report: bool) -> Size {
         let bytes = after - before;
         println!("resident: {:.0} MB, {:.1} bytes a connection", bytes as f64 / 1e6, bytes as f64 / tracked.connections as f64);
     }
-    Size { detector, crowd, decode: Duration::MAX, detect: Duration::MAX }
+    Size { feed: Feed::new(detector), crowd, decode: Duration::MAX, detect: Duration::MAX }
 }
 
 /// `BATCH` records of live traffic as messages of 20.
@@ -125,19 +137,14 @@ fn messages(crowd: &mut Crowd) -> Vec<Vec<u8>> {
 #[allow(clippy::disallowed_methods, reason = "a bench reads the clock")]
 fn round(state: &mut Size) {
     let (mut decode, mut detect) = (Duration::ZERO, Duration::ZERO);
-    let (mut decoder, mut batch, mut effects) = (Decoder::new(), Batch::new(), Vec::new());
+    let (mut decoder, mut batch) = (Decoder::new(), Batch::new());
     for _ in 0..EVENTS_A_ROUND / BATCH {
         let messages = messages(&mut state.crowd);
         let begun = ThreadTime::now();
         messages.iter().for_each(|m| batch.push_message(&mut decoder, 0, m, &LIMITS));
         decode += begun.elapsed();
         let begun = ThreadTime::now();
-        for item in batch.items() {
-            if let Item::Record { record, .. } = item {
-                state.detector.record(&record, &mut effects);
-                effects.clear();
-            }
-        }
+        state.feed.batch(&batch, &mut Nowhere);
         detect += begun.elapsed();
         batch.clear();
     }

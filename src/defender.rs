@@ -12,6 +12,8 @@ pub mod reason;
 mod row;
 mod scan;
 mod token;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod twin;
 
 pub use batch::{Batch, Item};
 pub use decode::{Decoder, Limits, Sink};

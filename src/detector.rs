@@ -33,6 +33,7 @@ mod first_seen;
 mod gap;
 mod index;
 mod judge;
+mod look_ahead;
 mod message;
 mod settings;
 pub mod sketch;
@@ -49,6 +50,7 @@ pub mod wire;
 pub use candidate::REMEMBERED_IDENTITIES;
 pub use change::Lack;
 pub use gap::FindingRow;
+pub use look_ahead::{LOOK_AHEAD, Upcoming};
 
 use crate::defender::{Body, DeviceInfo, Record};
 use crate::finding::Change;
@@ -189,6 +191,7 @@ pub struct Detector {
     /// Candidates to judge at the end of this instant or record.
     dirty: Vec<u32>,
     scratch: String,
+    ahead: look_ahead::Hints,
     snapshot: snapshot::Progress,
     /// Input lanes of which messages are gone, until their next one comes.
     gaps: std::collections::BTreeSet<Box<str>>,
@@ -220,6 +223,7 @@ impl Detector {
             outbox: Vec::new(),
             dirty: Vec::new(),
             scratch: String::new(),
+            ahead: look_ahead::Hints::default(),
             snapshot: snapshot::Progress::default(),
             gaps: std::collections::BTreeSet::new(),
         }
@@ -258,6 +262,7 @@ impl Detector {
 
     /// Moves the tenant's clock to the record's arrival, ending what is due first, then applies the record.
     pub fn record(&mut self, record: &Record<'_>, effects: &mut Vec<Effect>) {
+        let hint = if matches!(record.body, Body::Network(_)) { self.ahead.take() } else { (None, None) };
         // Most records come from the tenant of the one before.
         let is_last = self.tenants.get(self.last_tenant as usize).is_some_and(|t| *t.name == *record.tenant);
         let tenant = if is_last { Some(self.last_tenant) } else { self.find_tenant(record.tenant) };
@@ -275,7 +280,7 @@ impl Detector {
         self.last_tenant = tenant;
         self.advance_tenant(tenant, clock, effects);
         match &record.body {
-            Body::Network(event) => self.network(tenant, clock, event, effects),
+            Body::Network(event) => self.network(tenant, clock, event, hint, effects),
             Body::Device(info) => self.device_info(tenant, clock, info),
             Body::Skipped(_) => return,
         }
@@ -408,7 +413,7 @@ impl Detector {
 
     fn device_info(&mut self, tenant: u32, now: Ticks, info: &DeviceInfo<'_>) {
         if window::holds(info.timestamp, now, self.settings.lookback) {
-            let device = self.devices.id(tenant, info.device_name, now);
+            let device = self.devices.id(tenant, info.device_name, None, now);
             let mut turn = turn!(self, tenant, now);
             self.devices.info(device, info, &mut turn);
         }

@@ -1,9 +1,9 @@
 //! Feeds decoded messages to the detector and counts what becomes of them: the step that the service and the backtest share.
 
 use crate::defender::Body;
-use crate::defender::batch::Item;
+use crate::defender::batch::{Batch, Item};
 use crate::defender::reason::Reason;
-use crate::detector::{Detector, Effect, Settings};
+use crate::detector::{Detector, Effect, LOOK_AHEAD, Settings};
 use crate::finding::Change;
 use crate::planted::{self, Bug};
 use crate::time::Ticks;
@@ -28,6 +28,10 @@ pub struct DeadLetter<'a> {
 
 /// Takes what comes of a message.
 pub trait Output {
+    /// What follows is of the message with this tag.
+    fn message(&mut self, source: u64) {
+        let _ = source;
+    }
     /// A change of a finding.
     fn change(&mut self, change: Box<Change>);
     /// A dead letter.
@@ -84,10 +88,27 @@ impl Feed {
         Feed { detector, tally: Tally::default(), effects: Vec::new() }
     }
 
-    /// Takes one item of a batch; the beginning of a message only counts it.
-    pub fn item(&mut self, item: Item<'_>, output: &mut impl Output) {
+    /// Takes all that is in a batch.
+    pub fn batch(&mut self, batch: &Batch, output: &mut impl Output) {
+        let mut rows = 0;
+        for item in batch.items() {
+            if !matches!(item, Item::Message { .. }) {
+                if rows % LOOK_AHEAD == 0 {
+                    self.detector.look_ahead(batch.upcoming(rows, LOOK_AHEAD));
+                }
+                rows += 1;
+            }
+            self.item(item, output);
+        }
+    }
+
+    #[inline]
+    fn item(&mut self, item: Item<'_>, output: &mut impl Output) {
         match item {
-            Item::Message { .. } => self.tally.messages += 1,
+            Item::Message { source } => {
+                self.tally.messages += 1;
+                output.message(source);
+            }
             Item::Record { index, record, raw } => {
                 self.detector.record(&record, &mut self.effects);
                 let mut accepted = true;

@@ -4,12 +4,15 @@
 //! Positions in the consumer group are for people's tools; the truth is the state directory, which this module does not know.
 
 pub mod admin;
+mod certificate;
 pub mod client;
 pub mod cluster;
 mod consume;
+pub mod context;
 mod group;
 mod identity;
 pub mod merge;
+mod oauth;
 pub mod plan;
 pub mod position;
 pub mod readback;

@@ -11,6 +11,8 @@ pub mod feed;
 pub mod files;
 pub mod finding;
 pub mod fleet;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod host_clock;
 pub mod http;
 pub mod kafka;

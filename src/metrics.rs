@@ -2,13 +2,14 @@
 //! come from the input are capped, so that no input can make series without end.
 
 use crate::finding::ChangeKind;
+use crate::kafka::context::ConnectionErrors;
 use crate::time::Ticks;
 use dashmap::DashSet;
 use prometheus::core::Collector;
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// From a millisecond to two minutes: broker append to acknowledged finding.
@@ -121,6 +122,8 @@ pub struct Metrics {
     clock_steps: IntCounter,
     state_failures: IntCounter,
     suppressed: IntCounterVec,
+    connection_errors: IntCounterVec,
+    clients: Mutex<Vec<(&'static str, Arc<ConnectionErrors>)>>,
 }
 
 /// Registers a metric whose name and labels are written in this file.
@@ -174,6 +177,12 @@ impl Metrics {
             state_failures: counter("state_write_failures_total", "Attempts to write the state directory that the disk refused."),
             replayed: counter("replayed_messages_total", "Messages read again after a restart."),
             suppressed: counters("suppressed_total", "Changes of findings that a suppression rule marked.", &["rule"]),
+            connection_errors: counters(
+                "connection_errors_total",
+                "Failed connections to brokers and failed log-ins; each is tried again with back-off.",
+                &["client", "kind"],
+            ),
+            clients: Mutex::default(),
             registry,
         };
         for kind in [ChangeKind::Opened, ChangeKind::Updated, ChangeKind::Retracted, ChangeKind::Closed] {
@@ -292,11 +301,22 @@ impl Metrics {
         self.suppressed.with_label_values(&[rule]).inc();
     }
 
+    /// From now on the failed connections of a client (`input` or `output`) are shown.
+    pub fn watch_connections(&self, client: &'static str, errors: Arc<ConnectionErrors>) {
+        self.clients.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((client, errors));
+    }
+
     /// All metrics in Prometheus' text form, as they are at `now`.
     #[must_use]
     pub fn text(&self, now: Instant) -> String {
         let last = *self.last_snapshot.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         self.age.set(now.saturating_duration_since(last).as_secs_f64());
+        for (client, errors) in self.clients.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter() {
+            for (kind, n) in errors.counts() {
+                let counter = self.connection_errors.with_label_values(&[client, kind]);
+                counter.inc_by(n.saturating_sub(counter.get()));
+            }
+        }
         TextEncoder::new()
             .encode_to_string(&self.registry.gather())
             .expect("INV: every metric here has a name and writing to memory does not fail")
@@ -345,6 +365,7 @@ mod tests {
         m.host_clock_stepped();
         m.state_write_failed();
         m.change_suppressed("ours");
+        m.watch_connections("input", Arc::default());
         let text = m.text(start + Duration::from_secs(25));
         for line in [
             "firstseen_messages_total{topic=\"defender\"} 3",
@@ -373,6 +394,7 @@ mod tests {
             "firstseen_host_clock_steps_total 1",
             "firstseen_state_write_failures_total 1",
             "firstseen_suppressed_total{rule=\"ours\"} 1",
+            "firstseen_connection_errors_total{client=\"input\",kind=\"tls\"} 0",
             concat!("firstseen_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         ] {
             has(&text, line);

@@ -1,4 +1,4 @@
-//! The running service: source → decode → task → publisher, each on its own threads, with bounded queues between.
+//! The running service: source → task → publisher, each on its own threads, with bounded queues between.
 //!
 //! Owns the start (recovery included), the threads and the drain. What is decided about records is [`crate::task`]'s and the
 //! detector's. A slow sink makes the source wait, all the way back.

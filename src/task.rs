@@ -5,7 +5,7 @@
 //! before or with the changes that it caused; INV-once, while the journal is replayed, what already stands in an output topic is
 //! not published again.
 
-use crate::defender::batch::{Batch, Item};
+use crate::defender::batch::Batch;
 use crate::detector::{Detector, Settings};
 use crate::feed::{DeadLetter, Feed, Output};
 use crate::finding::json::{headers, key, to_json};
@@ -296,27 +296,17 @@ impl Task {
         self.replay.is_some()
     }
 
-    /// Takes decoded messages in consumed order; `origins` by the batch's source tags.
-    pub fn batch(&mut self, batch: &Batch, origins: &[Origin], out: &mut Turnout) {
-        let (mut origin, mut gap_ends) = (None, None);
-        for item in batch.items() {
-            if let Item::Message { source } = item {
-                self.end_gap(&mut gap_ends);
-                origin = usize::try_from(source).ok().and_then(|n| origins.get(n)).copied();
-                if let Some(origin) = origin {
-                    self.begin_message(origin, out);
-                    if self.feed.detector.in_gap() {
-                        gap_ends = Some(origin.partition);
-                    }
-                }
-            }
-            let of = origin.and_then(|o| Some((self.partitions.get(o.partition)?, o.offset)));
-            let source = of.map(|(of, offset)| (of.topic.as_str(), of.partition, offset));
-            let appended = origin.and_then(|o| o.timestamp);
+    /// Takes decoded messages in consumed order, each in a batch of its own.
+    pub fn messages<'a>(&mut self, messages: impl IntoIterator<Item = (Origin, &'a Batch)>, out: &mut Turnout) {
+        for (origin, batch) in messages {
+            self.begin_message(origin, out);
+            let mut gap_ends = self.feed.detector.in_gap().then_some(origin.partition);
+            let source = self.partitions.get(origin.partition).map(|of| (of.topic.as_str(), of.partition, origin.offset));
             let (published, replaying, lossy) = (&mut self.published, self.replay.is_some(), self.lossy.as_mut());
-            self.feed.item(item, &mut Sorter { format: &self.format, published, replaying, lossy, source, appended, out });
+            let mut sorter = Sorter { format: &self.format, published, replaying, lossy, source, appended: origin.timestamp, out };
+            self.feed.batch(batch, &mut sorter);
+            self.end_gap(&mut gap_ends);
         }
-        self.end_gap(&mut gap_ends);
         out.journal.append(&mut self.encoder.take_frame());
     }
 

@@ -178,7 +178,7 @@ impl fmt::Display for Span {
                 return write!(f, "{}{name}", self.0 / unit);
             }
         }
-        if self.0 == 0 { f.write_str("0s") } else { write!(f, "{}ns", self.0 * 100) }
+        if self.0 == 0 { f.write_str("0s") } else { write!(f, "{}ns", i128::from(self.0) * 100) }
     }
 }
 
@@ -216,6 +216,11 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn the_longest_spans_can_be_shown() {
+        assert_eq!([Span(i64::MAX), Span(i64::MIN + 1)].map(|s| s.to_string()), ["922337203685477580700ns", "-922337203685477580700ns"]);
+    }
 
     #[test]
     fn reads_every_form_that_defender_writes() {

@@ -23,12 +23,17 @@ fn config(topics: &[&str]) -> SourceConfig {
     SourceConfig::new(broker().settings(&unique("group")), topics.iter().map(|t| (*t).to_owned()).collect())
 }
 
-fn next(source: &SourceHandle) -> SourceEvent {
+/// Starts a source that keeps the values as they are.
+fn start(config: SourceConfig) -> Result<SourceHandle<Vec<u8>>, SourceError> {
+    source::start(config, Box::new(|value, _, _| value.to_vec()))
+}
+
+fn next(source: &SourceHandle<Vec<u8>>) -> SourceEvent<Vec<u8>> {
     source.events.recv_timeout(PATIENCE).expect("the source says something")
 }
 
 /// Everything that is said until `last`, which is included.
-fn until(source: &SourceHandle, last: impl Fn(&SourceEvent) -> bool) -> Vec<SourceEvent> {
+fn until(source: &SourceHandle<Vec<u8>>, last: impl Fn(&SourceEvent<Vec<u8>>) -> bool) -> Vec<SourceEvent<Vec<u8>>> {
     let deadline = firstseen::host_clock::monotonic() + PATIENCE;
     let mut events = Vec::new();
     loop {
@@ -41,15 +46,15 @@ fn until(source: &SourceHandle, last: impl Fn(&SourceEvent) -> bool) -> Vec<Sour
     }
 }
 
-fn caught_up(event: &SourceEvent) -> bool {
+fn caught_up(event: &SourceEvent<Vec<u8>>) -> bool {
     *event == SourceEvent::CaughtUp
 }
 
-fn messages(events: &[SourceEvent]) -> Vec<&InputMessage> {
+fn messages(events: &[SourceEvent<Vec<u8>>]) -> Vec<&InputMessage<Vec<u8>>> {
     events.iter().flat_map(|e| if let SourceEvent::Messages(m) = e { m.as_slice() } else { &[] }).collect()
 }
 
-fn offsets(events: &[SourceEvent]) -> Vec<(u32, i64)> {
+fn offsets(events: &[SourceEvent<Vec<u8>>]) -> Vec<(u32, i64)> {
     messages(events).iter().map(|m| (m.partition.0, m.offset)).collect()
 }
 
@@ -84,7 +89,7 @@ fn merged(logs: &[Vec<i64>]) -> Vec<(u32, i64)> {
 fn the_order_over_four_partitions_is_the_models() {
     let topic = broker().topic("merge", 4);
     let logs = spread(&topic, 4_000);
-    let source = source::start(config(&[&topic])).unwrap();
+    let source = start(config(&[&topic])).unwrap();
     let events = until(&source, caught_up);
     let SourceEvent::Assigned(assigned) = &events[0] else { panic!("{:?}", events[0]) };
     assert_eq!(
@@ -94,14 +99,14 @@ fn the_order_over_four_partitions_is_the_models() {
     assert_eq!(events[1], SourceEvent::ReplayDone);
     assert_eq!(offsets(&events), merged(&logs));
     for m in messages(&events) {
-        assert_eq!(m.payload.as_bytes(), format!("{}:{}", m.partition.0, m.offset).as_bytes());
+        assert_eq!(m.content, format!("{}:{}", m.partition.0, m.offset).as_bytes());
         assert_eq!(m.timestamp, Some(Ticks::from_millis(logs[m.partition.0 as usize][m.offset as usize])));
     }
     assert!(events.iter().all(|e| !matches!(e, SourceEvent::Error(_) | SourceEvent::Gap { .. })));
     // Live: a message after the end is told, and the end again.
     broker().produce(&topic, [(2, 1_770_000_000_000, b"new".as_slice())]);
     let events = until(&source, caught_up);
-    assert_eq!(messages(&events)[0].payload.as_bytes(), b"new");
+    assert_eq!(messages(&events)[0].content, b"new");
     wait_for("the lag to be known and nothing", || {
         let lag = source.lag();
         (lag.len() == 4 && lag.iter().all(|l| l.messages == 0)).then_some(())
@@ -119,11 +124,12 @@ fn a_replay_consumes_the_journals_runs_before_anything_else() {
     config.table = table.clone();
     config.replay = vec![run(3, 5), run(1, 20), run(3, 7)];
     config.positions = [((topic.clone(), 3), NextOffset(2))].into();
-    let source = source::start(config).unwrap();
+    let source = start(config).unwrap();
     let events = until(&source, caught_up);
     let done = events.iter().position(|e| *e == SourceEvent::ReplayDone).unwrap();
-    let as_partition =
-        |e: &[SourceEvent]| messages(e).iter().map(|m| (table.get(m.partition).unwrap().partition as u32, m.offset)).collect::<Vec<_>>();
+    let as_partition = |e: &[SourceEvent<Vec<u8>>]| {
+        messages(e).iter().map(|m| (table.get(m.partition).unwrap().partition as u32, m.offset)).collect::<Vec<_>>()
+    };
     let replayed: Vec<(u32, i64)> = (2..5).map(|o| (3, o)).chain((0..20).map(|o| (1, o))).chain((5..7).map(|o| (3, o))).collect();
     assert_eq!(as_partition(&events[..done]), replayed);
     let rest: Vec<_> = [0, 20, 0, 7].into_iter().enumerate().map(|(p, from)| logs[p][from..].to_vec()).collect();
@@ -138,7 +144,7 @@ fn starts_at_stored_positions_and_new_partitions_at_their_start() {
     broker().produce(&topic, (0..20).map(|i| (i % 2, 1_000 + i64::from(i), b"old".as_slice())));
     let mut latest = config(&[&topic]);
     latest.start = Start::Latest;
-    let source = source::start(latest).unwrap();
+    let source = start(latest).unwrap();
     let events = until(&source, caught_up);
     assert_eq!(offsets(&events), []);
     // A partition that appears while running begins at its start, whatever `start` says, and the others go on where they were.
@@ -161,7 +167,7 @@ fn starts_at_stored_positions_and_new_partitions_at_their_start() {
     let mut stored = config(&[&topic]);
     stored.start = Start::Latest;
     stored.positions = HashMap::from([((topic.clone(), 0), NextOffset(9)), ((topic.clone(), 1), NextOffset(10))]);
-    let source = source::start(stored).unwrap();
+    let source = start(stored).unwrap();
     let events = until(&source, caught_up);
     assert_eq!(offsets(&events), [(0, 9), (2, 0), (0, 10)], "partition 2 is beside stored ones, so it is new");
     source.stop();
@@ -186,7 +192,7 @@ fn positions_are_committed_to_the_group_and_the_group_is_left() {
         let found = consumer.committed_offsets(list, PATIENCE).unwrap();
         found.elements().iter().map(|e| e.offset().to_raw().unwrap_or(-1)).collect::<Vec<_>>()
     };
-    let source = source::start(config.clone()).unwrap();
+    let source = start(config.clone()).unwrap();
     until(&source, caught_up);
     source.commit(&[(PartitionId(0), NextOffset(3)), (PartitionId(1), NextOffset(5))]);
     wait_for("the positions to be in the group", || (committed() == [3, 5]).then_some(()));
@@ -196,7 +202,7 @@ fn positions_are_committed_to_the_group_and_the_group_is_left() {
     wait_for("the last position to be in the group", || (committed() == [4, 5]).then_some(()));
     // The group was left: a new member gets everything at once, not after a session timeout.
     let before = firstseen::host_clock::monotonic();
-    let source = source::start(config).unwrap();
+    let source = start(config).unwrap();
     assert!(matches!(next(&source), SourceEvent::Assigned(_)));
     assert!(before.elapsed() < Duration::from_secs(5), "took {:?}", before.elapsed());
     source.stop();
@@ -212,7 +218,7 @@ fn a_gap_is_told_and_reading_goes_on_behind_it() {
     config.table.register(&topic, 0);
     config.table.register(&topic, 1);
     config.replay = vec![Run { partition: PartitionId(1), upto: NextOffset(5) }, Run { partition: PartitionId(1), upto: NextOffset(10) }];
-    let source = source::start(config).unwrap();
+    let source = start(config).unwrap();
     let events = until(&source, caught_up);
     let gap = SourceEvent::Gap { partition: PartitionId(1), from: NextOffset(3), to: NextOffset(8) };
     assert_eq!(events.iter().filter(|e| matches!(e, SourceEvent::Gap { .. })).collect::<Vec<_>>(), [&gap]);
@@ -238,7 +244,7 @@ fn messages_that_vanish_while_reading_are_a_gap() {
     config.settings.properties.insert("fetch.max.bytes".into(), "100000".into());
     config.settings.properties.insert("fetch.message.max.bytes".into(), "60000".into());
     config.settings.properties.insert("message.max.bytes".into(), "100000".into());
-    let source = source::start(config).unwrap();
+    let source = start(config).unwrap();
     let mut events = until(&source, |e| matches!(e, SourceEvent::Messages(_)));
     broker().delete_before(&topic, 0, 350);
     events.extend(until(&source, caught_up));
@@ -254,10 +260,10 @@ fn with_a_second_member_in_the_group_nobody_answers_from_half_the_data() {
     let topic = broker().topic("shared", 4);
     broker().produce(&topic, (0..8).map(|i| (i % 4, 1 + i64::from(i), b"x".as_slice())));
     let config = config(&[&topic]);
-    let first = source::start(config.clone()).unwrap();
+    let first = start(config.clone()).unwrap();
     until(&first, caught_up);
-    let second = source::start(config).unwrap();
-    let partial = |e: &SourceEvent| matches!(e, SourceEvent::PartialAssignment { total: 4, owned } if *owned < 4);
+    let second = start(config).unwrap();
+    let partial = |e: &SourceEvent<_>| matches!(e, SourceEvent::PartialAssignment { total: 4, owned } if *owned < 4);
     let events = until(&second, partial);
     assert_eq!(offsets(&events), []);
     let events = until(&first, partial);
@@ -282,7 +288,7 @@ fn a_slow_receiver_holds_fetching_back_and_loses_nothing() {
     for (key, value) in [("session.timeout.ms", "1500"), ("heartbeat.interval.ms", "300"), ("max.poll.interval.ms", "1500")] {
         config.settings.properties.insert(key.into(), value.into());
     }
-    let source = source::start(config).unwrap();
+    let source = start(config).unwrap();
     // Nothing is taken for longer than the session and the poll interval last: the membership must survive it.
     wait_for("the channel to be full", || source.events.is_full().then_some(()));
     let overdue = firstseen::host_clock::monotonic() + Duration::from_secs(3);
@@ -295,22 +301,22 @@ fn a_slow_receiver_holds_fetching_back_and_loses_nothing() {
 
 #[test]
 fn a_missing_topic_and_an_absent_broker_are_told_by_name() {
-    let error = source::start(config(&["no-such-topic"])).unwrap_err();
+    let error = start(config(&["no-such-topic"])).unwrap_err();
     assert_eq!(error, SourceError::MissingTopic { topic: "no-such-topic".into() });
     let mut absent = config(&["any"]);
     absent.settings.bootstrap_servers = "127.0.0.1:1".into();
     absent.connect_timeout = Duration::from_millis(500);
-    let error = source::start(absent).unwrap_err();
+    let error = start(absent).unwrap_err();
     assert!(matches!(error, SourceError::Client(ClientError::Unreachable { .. })), "{error:?}");
     let text = error.to_string();
     assert!(text.contains("kafka.bootstrap_servers = \"127.0.0.1:1\"") && text.contains("Connection refused"), "{text}");
     let mut config = config(&["no-such-topic"]);
     config.topics = vec![broker().topic("present", 1)];
     config.replay = vec![Run { partition: PartitionId(0), upto: NextOffset(1) }];
-    assert!(matches!(source::start(config.clone()).unwrap_err(), SourceError::ReplayPartition { .. }));
+    assert!(matches!(start(config.clone()).unwrap_err(), SourceError::ReplayPartition { .. }));
     config.replay.clear();
     config.positions = [((config.topics[0].clone(), 0), NextOffset(5))].into();
-    let source = source::start(config).unwrap();
+    let source = start(config).unwrap();
     assert!(matches!(next(&source), SourceEvent::Fatal(SourceError::PositionBeyondEnd { .. })));
     source.stop();
 }
@@ -422,7 +428,7 @@ fn offsets_without_messages_at_the_end_do_not_hold_reading_back() {
     let mut config = config(&[&topic]);
     config.commit_interval = Duration::from_millis(100);
     let settings = config.settings.clone();
-    let source = source::start(config).unwrap();
+    let source = start(config).unwrap();
     assert_eq!(offsets(&until(&source, caught_up)), [(0, 0), (0, 1), (0, 2)]);
     source.commit(&[(PartitionId(0), NextOffset(3))]);
     wait_for("the log's end to be committed", || {
@@ -490,7 +496,7 @@ fn a_broker_that_stands_still_or_dies_costs_time_and_nothing_else() {
     for (key, value) in [("queued.max.messages.kbytes", "100"), ("fetch.max.bytes", "1000000"), ("socket.timeout.ms", "3000")] {
         config.settings.properties.insert(key.into(), value.into());
     }
-    let source = source::start(config).unwrap();
+    let source = start(config).unwrap();
     let mut events = until(&source, |e| matches!(e, SourceEvent::Messages(_)));
     broker.pause();
     events.extend(until(&source, |e| matches!(e, SourceEvent::Waiting { .. })));

@@ -68,6 +68,7 @@ pub(super) fn backtest(args: &cli::Backtest) -> anyhow::Result<ExitCode> {
         changes: args.changes.as_deref().map(create).transpose()?,
         dead_letters: args.dead_letters.as_deref().map(create).transpose()?,
         paths,
+        lines: Vec::new(),
         place: None,
         first_offence: None,
         counts: BTreeMap::new(),
@@ -77,12 +78,8 @@ pub(super) fn backtest(args: &cli::Backtest) -> anyhow::Result<ExitCode> {
     let mut feed = Feed::new(Detector::new(settings));
     let mut damaged = 0;
     while let Some((block, batch)) = decoded.recv() {
-        for item in batch.items() {
-            if let crate::defender::batch::Item::Message { source } = item {
-                out.place = block.lines.get(source as usize).copied();
-            }
-            feed.item(item, &mut out);
-        }
+        out.lines = block.lines;
+        feed.batch(&batch, &mut out);
         for error in &block.errors {
             progress.say(&format!("warning: {error}"));
             match error {
@@ -168,6 +165,8 @@ struct Writer {
     changes: Option<Box<dyn Write>>,
     dead_letters: Option<Box<dyn Write>>,
     paths: Arc<Vec<PathBuf>>,
+    /// Of the batch being taken.
+    lines: Vec<Place>,
     place: Option<Place>,
     first_offence: Option<String>,
     counts: BTreeMap<&'static str, u64>,
@@ -190,6 +189,10 @@ impl Writer {
 }
 
 impl Output for Writer {
+    fn message(&mut self, source: u64) {
+        self.place = self.lines.get(source as usize).copied();
+    }
+
     fn change(&mut self, change: Box<Change>) {
         *self.counts.entry(change.kind.as_str()).or_default() += 1;
         match change.kind {

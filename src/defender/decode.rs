@@ -106,7 +106,10 @@ impl Decoder {
         self.rows.clear();
         self.arena.clear();
         let result = match readable(bytes) {
-            Ok(text) => read(form, text, limits, &mut self.open, &mut self.rows, &mut self.arena).map(|()| text),
+            Ok(text) => {
+                let kept = Kept { rows: &mut self.rows, arena: &mut self.arena, owns: false };
+                read(form, text, limits, &mut self.open, kept).map(|()| text)
+            }
             Err(fault) => Err(fault),
         };
         match result {
@@ -138,26 +141,26 @@ pub(super) fn readable(bytes: &[u8]) -> Result<&str, Fault> {
     })
 }
 
-/// Appends what the text holds to `rows` and `arena`; on a fault of the whole, both are as they were.
+/// Where what a message holds is kept.
+pub(super) struct Kept<'a> {
+    pub(super) rows: &'a mut Vec<Row>,
+    pub(super) arena: &'a mut String,
+    /// The arena takes every string that a row names, so that rows can be read without the message.
+    pub(super) owns: bool,
+}
+
+/// Appends what the text holds to what is kept; on a fault of the whole, that is as it was.
 ///
-/// Places in the rows count from the start of `text`, and from where `arena` ended.
-pub(super) fn read(
-    form: Form,
-    text: &str,
-    limits: &Limits,
-    open: &mut Vec<u8>,
-    rows: &mut Vec<Row>,
-    arena: &mut String,
-) -> Result<(), Fault> {
-    let (rows_before, arena_before) = (rows.len(), arena.len());
-    let mut reading = Reading { text, limits, rows_start: rows_before, arena_start: arena_before, rows, arena };
+/// Places in the rows count from the start of `text`, and from the start of the arena.
+pub(super) fn read(form: Form, text: &str, limits: &Limits, open: &mut Vec<u8>, kept: Kept<'_>) -> Result<(), Fault> {
+    let (rows_start, arena_start) = (kept.rows.len(), kept.arena.len());
+    let mut reading = Reading { text, limits, rows_start, arena_start, kept };
     let result = match form {
         Form::Message => reading.message(open),
         Form::Bare => reading.bare(open),
     };
     if result.is_err() {
-        rows.truncate(rows_before);
-        arena.truncate(arena_before);
+        reading.forget();
     }
     result
 }
@@ -167,8 +170,7 @@ struct Reading<'a> {
     limits: &'a Limits,
     rows_start: usize,
     arena_start: usize,
-    rows: &'a mut Vec<Row>,
-    arena: &'a mut String,
+    kept: Kept<'a>,
 }
 
 impl<'a> Reading<'a> {
@@ -178,6 +180,12 @@ impl<'a> Reading<'a> {
         let mut scanner = Scanner::new(self.text, at, open);
         scanner.peek();
         if scanner.at() == self.text.len() { Err(Fault::Empty) } else { Ok(scanner) }
+    }
+
+    /// Nothing of this message counts, so far.
+    fn forget(&mut self) {
+        self.kept.rows.truncate(self.rows_start);
+        self.kept.arena.truncate(self.arena_start);
     }
 
     fn bare(&mut self, open: &'a mut Vec<u8>) -> Result<(), Fault> {
@@ -200,8 +208,7 @@ impl<'a> Reading<'a> {
                     continue;
                 }
                 // Of several, the last one holds.
-                self.rows.truncate(self.rows_start);
-                self.arena.truncate(self.arena_start);
+                self.forget();
                 records = if scanner.peek() == b'[' {
                     self.elements(&mut scanner)?;
                     Token::ARRAY
@@ -231,8 +238,8 @@ impl<'a> Reading<'a> {
     }
 
     fn element(&mut self, scanner: &mut Scanner<'_>, index: u32) -> Result<(), Fault> {
-        let row = row::read(scanner, self.text, index, self.limits, self.arena, self.arena_start)?;
-        self.rows.push(row);
+        let row = row::read(scanner, self.text, index, self.limits, self.kept.arena, self.kept.owns)?;
+        self.kept.rows.push(row);
         Ok(())
     }
 

@@ -57,12 +57,7 @@ impl Fault {
         matches!(self, Fault::BadValue { .. })
     }
 
-    /// Whether what it speaks of is text at all: the messages that are not are kept elsewhere.
-    pub(super) fn is_text(&self) -> bool {
-        !matches!(self, Fault::TooLarge { .. } | Fault::InvalidUtf8 { .. })
-    }
-
-    /// The sentence, given the message and its part of the arena.
+    /// The sentence, given the message and the arena.
     pub(super) fn text<'a>(&'a self, message: &'a str, arena: &'a str) -> FaultText<'a> {
         FaultText { fault: self, message, arena }
     }

@@ -1,6 +1,6 @@
 //! Judged records by places, not strings: what a batch keeps, and what becomes an [`event`](super::event) on delivery.
 //!
-//! Invariant: a row's places count from the start of its message, and of the message's part of the arena. Judging is left to
+//! Invariant: a row's places count from the start of its message, and of the arena. Judging is left to
 //! [`row`](super::row); keeping the bytes to [`decode`](super::decode) and [`batch`](super::batch).
 
 use super::event::{Body, DeviceInfo, NetworkEvent, Record, Unread};
@@ -8,12 +8,12 @@ use super::fault::Fault;
 use super::token::Text;
 use crate::time::Ticks;
 
-/// A judged element of `records`: places in the message, and in its part of the arena of unescaped strings.
+/// A judged element of `records`: places in the message, and in the arena.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row {
     /// Position in `records`; `None` stands for the whole message.
     pub(super) index: Option<u32>,
-    /// The element's own bytes.
+    /// The element's own bytes: in the message; once a [`Batch`](super::Batch) has it, in what that keeps of the message.
     pub(super) start: u32,
     /// See `start`; exclusive.
     pub(super) end: u32,
@@ -58,7 +58,17 @@ pub(super) struct PackedNetwork {
 }
 
 impl Packed {
-    /// The record, borrowing from the message and its part of the arena.
+    /// Whether the detector may refuse the record, and its own bytes may be asked for: event time ahead of the arrival clock,
+    /// which is never behind the record's own arrival.
+    pub(super) fn may_be_refused(&self) -> bool {
+        match &self.body {
+            PackedBody::Network(network) => network.timestamp > self.arrival,
+            PackedBody::Device { timestamp, .. } => *timestamp > self.arrival,
+            PackedBody::Skipped(_) => false,
+        }
+    }
+
+    /// The record, borrowing from the message and the arena.
     #[inline]
     pub(super) fn record<'a>(&self, message: &'a str, arena: &'a str) -> Record<'a> {
         let text = |t: Text| t.resolve(message, arena);

@@ -98,14 +98,14 @@ impl Columns {
 
 /// Scans and judges the element that starts at the scanner's next byte.
 ///
-/// `arena` takes the strings that had to be unescaped; the message's part of it starts at `arena_start`.
+/// `arena` takes the strings that had to be unescaped, and all others that the row names if it `owns` them.
 pub(super) fn read(
     scanner: &mut Scanner<'_>,
     message: &str,
     index: u32,
     limits: &Limits,
     arena: &mut String,
-    arena_start: usize,
+    owns: bool,
 ) -> Result<Row, Syntax> {
     let is_object = scanner.peek() == b'{';
     let start = scanner.at();
@@ -113,7 +113,7 @@ pub(super) fn read(
         let mut envelope = Envelope { depth: 1, ..Envelope::default() };
         envelope.read(scanner, message)?;
         let mark = arena.len();
-        let outcome = Judge { message, arena: &mut *arena, arena_start }.record(&envelope, limits);
+        let outcome = Judge { message, arena: &mut *arena, owns }.record(&envelope, limits);
         if let Err(fault) = &outcome
             && !fault.needs_arena()
         {
@@ -208,7 +208,8 @@ fn unescape_key(text: Text, message: &str) -> String {
 struct Judge<'m, 'a> {
     message: &'m str,
     arena: &'a mut String,
-    arena_start: usize,
+    /// All strings go to the arena.
+    owns: bool,
 }
 
 impl Judge<'_, '_> {
@@ -224,11 +225,12 @@ impl Judge<'_, '_> {
         }
         let tenant = self.text("tenantId", envelope.tenant)?;
         let category = self.text("category", envelope.category)?;
+        let tenant = self.keep(tenant);
         let body = match self.resolve(category) {
             "" => return Err(Fault::Missing { reason: Reason::MissingCategory, key: "category" }),
             NETWORK_CATEGORY => PackedBody::Network(self.network(self.row(envelope)?)?),
             DEVICE_CATEGORY => self.device(self.row(envelope)?)?,
-            _ => PackedBody::Skipped(category),
+            _ => PackedBody::Skipped(self.keep(category)),
         };
         Ok(Packed { arrival, tenant, body })
     }
@@ -242,7 +244,7 @@ impl Judge<'_, '_> {
     }
 
     fn network(&mut self, columns: &Columns) -> Result<PackedNetwork, Fault> {
-        Ok(PackedNetwork {
+        let mut network = PackedNetwork {
             timestamp: self.timestamp(columns)?,
             report_id: self.integer("ReportId", columns.report_id, Reason::BadReportId)?.unwrap_or(0),
             remote_port: self.integer("RemotePort", columns.remote_port, Reason::BadPort)?,
@@ -260,17 +262,40 @@ impl Judge<'_, '_> {
             sha256: self.text("InitiatingProcessSHA256", columns.sha256)?,
             account_name: self.text("InitiatingProcessAccountName", columns.account_name)?,
             account_domain: self.text("InitiatingProcessAccountDomain", columns.account_domain)?,
-        })
+        };
+        // What the detector looks at of each record side by side, what is only shown of a few behind it.
+        for text in [
+            &mut network.remote_ip,
+            &mut network.remote_url,
+            &mut network.device_id,
+            &mut network.action_type,
+            &mut network.remote_ip_type,
+            &mut network.device_name,
+            &mut network.company,
+            &mut network.product,
+            &mut network.file_name,
+            &mut network.folder_path,
+            &mut network.command_line,
+            &mut network.sha256,
+            &mut network.account_name,
+            &mut network.account_domain,
+        ] {
+            *text = self.keep(*text);
+        }
+        Ok(network)
     }
 
     fn device(&mut self, columns: &Columns) -> Result<PackedBody, Fault> {
-        Ok(PackedBody::Device {
-            timestamp: self.timestamp(columns)?,
-            device_id: self.text("DeviceId", columns.device_id)?,
-            device_name: self.text("DeviceName", columns.device_name)?,
-            os_platform: self.text("OSPlatform", columns.os_platform)?,
-            device_type: self.text("DeviceType", columns.device_type)?,
-        })
+        let timestamp = self.timestamp(columns)?;
+        let mut texts = [
+            self.text("DeviceId", columns.device_id)?,
+            self.text("DeviceName", columns.device_name)?,
+            self.text("OSPlatform", columns.os_platform)?,
+            self.text("DeviceType", columns.device_type)?,
+        ];
+        texts.iter_mut().for_each(|text| *text = self.keep(*text));
+        let [device_id, device_name, os_platform, device_type] = texts;
+        Ok(PackedBody::Device { timestamp, device_id, device_name, os_platform, device_type })
     }
 
     fn timestamp(&mut self, columns: &Columns) -> Result<Ticks, Fault> {
@@ -283,12 +308,12 @@ impl Judge<'_, '_> {
         if text.is_empty() {
             return Err(Fault::Missing { reason: missing, key });
         }
-        Ticks::parse(text).ok_or(Fault::BadValue { reason: bad, key, value })
+        Ticks::parse(text).ok_or_else(|| Fault::BadValue { reason: bad, key, value: self.keep(value) })
     }
 
     /// An integer in `T`'s range, read as such and never through a double; `None` for null and for a missing key.
     #[inline]
-    fn integer<T: std::str::FromStr>(&self, key: &'static str, token: Token, bad: Reason) -> Result<Option<T>, Fault>
+    fn integer<T: std::str::FromStr>(&mut self, key: &'static str, token: Token, bad: Reason) -> Result<Option<T>, Fault>
     where
         i64: TryInto<T>,
     {
@@ -296,7 +321,7 @@ impl Judge<'_, '_> {
             Value::Null => Ok(None),
             Value::Number(value) => {
                 let number = self.resolve(value).parse::<i64>().ok().and_then(|n| n.try_into().ok());
-                number.map(Some).ok_or(Fault::BadValue { reason: bad, key, value })
+                number.map(Some).ok_or_else(|| Fault::BadValue { reason: bad, key, value: self.keep(value) })
             }
             _ => Err(Fault::WrongType { key, expected: "an integer or null", found: token.describe() }),
         }
@@ -311,14 +336,25 @@ impl Judge<'_, '_> {
             Value::Escaped(text) => {
                 let start = self.arena.len();
                 unescape(text.resolve(self.message, ""), self.arena);
-                Ok(Text::in_arena(start - self.arena_start, self.arena.len() - self.arena_start))
+                Ok(Text::in_arena(start, self.arena.len()))
             }
             _ => Err(Fault::WrongType { key, expected: "a string or null", found: token.describe() }),
         }
     }
 
+    /// Makes a string the arena's own, if all are to be.
+    #[inline]
+    fn keep(&mut self, text: Text) -> Text {
+        if !self.owns || text.is_in_arena() {
+            return text;
+        }
+        let start = self.arena.len();
+        self.arena.push_str(text.resolve(self.message, ""));
+        Text::in_arena(start, self.arena.len())
+    }
+
     fn resolve(&self, text: Text) -> &str {
-        text.resolve(self.message, self.arena.get(self.arena_start..).unwrap_or_default())
+        text.resolve(self.message, self.arena)
     }
 }
 

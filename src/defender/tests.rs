@@ -3,102 +3,10 @@
 mod differential;
 mod golden;
 mod hostile;
-mod reference;
 
-use super::decode::{Decoder, Limits, Sink};
-use super::{Batch, Item, Reason, Record};
-use crate::time::{Span, Ticks};
-use std::fmt::Display;
-
-/// No envelope is too far ahead.
-const NO_CLOCK: Limits = Limits { independent_clock: None, max_clock_skew: Span::hours(1) };
-
-/// What a decoder said, owned. Records by their debug text, which shows every field.
-#[derive(Clone, Debug, PartialEq)]
-enum Said {
-    Record { index: u32, record: String },
-    Dead { index: Option<u32>, reason: Reason, raw: Vec<u8> },
-}
-
-#[derive(Default)]
-struct Collect {
-    said: Vec<Said>,
-    errors: Vec<String>,
-}
-
-impl Sink for Collect {
-    fn record(&mut self, index: u32, record: &Record<'_>) {
-        self.said.push(Said::Record { index, record: format!("{record:?}") });
-    }
-
-    fn dead(&mut self, index: Option<u32>, reason: Reason, error: &dyn Display, bytes: &[u8]) {
-        self.said.push(Said::Dead { index, reason, raw: bytes.to_vec() });
-        self.errors.push(error.to_string());
-    }
-}
-
-/// Everything that the decoder says of a message; a batch must say the same, behind other messages too.
-fn decode(bytes: &[u8], limits: &Limits) -> Collect {
-    both(bytes, limits, false)
-}
-
-/// The same for a record without the wrapper.
-fn decode_bare(bytes: &[u8], limits: &Limits) -> Collect {
-    both(bytes, limits, true)
-}
-
-fn both(bytes: &[u8], limits: &Limits, bare: bool) -> Collect {
-    let mut decoder = Decoder::new();
-    let mut collect = Collect::default();
-    if bare {
-        decoder.bare_record(bytes, limits, &mut collect)
-    } else {
-        decoder.message(bytes, limits, &mut collect)
-    }
-
-    let mut batch = Batch::new();
-    batch.push_message(&mut decoder, 1, br#"{"records":[0,{"time":"\u0031x"}]}"#, limits);
-    batch.push_message(&mut decoder, 2, b"\xFF", limits);
-    if bare {
-        batch.push_bare(&mut decoder, 3, bytes, limits)
-    } else {
-        batch.push_message(&mut decoder, 3, bytes, limits)
-    }
-    batch.push_message(&mut decoder, 4, br#"{"records":[]}"#, limits);
-    replays(&batch, &collect);
-    if let (Ok(text), false) = (std::str::from_utf8(bytes), bare) {
-        let mut batch = Batch::new();
-        batch.push_text(&mut decoder, 1, r#"{"records":[0,{"time":"\u0031x"}]}"#.to_owned(), limits);
-        batch.push_message(&mut decoder, 2, b"\xFF", limits);
-        batch.push_text(&mut decoder, 3, text.to_owned(), limits);
-        batch.push_text(&mut decoder, 4, r#"{"records":[]}"#.to_owned(), limits);
-        replays(&batch, &collect);
-    }
-    collect
-}
-
-/// The batch holds, as its third message of four, what was collected.
-fn replays(batch: &Batch, collect: &Collect) {
-    let mut items = batch.items().skip_while(|item| !matches!(item, Item::Message { source: 3 })).skip(1);
-    let mut replayed = Collect::default();
-    for item in items.by_ref() {
-        match item {
-            Item::Message { source } => {
-                assert_eq!(source, 4);
-                break;
-            }
-            Item::Record { index, record, raw } => {
-                assert!(raw.starts_with(b"{") && raw.ends_with(b"}"), "a record's own bytes are its object");
-                replayed.record(index, &record);
-            }
-            Item::Dead { index, reason, error, raw } => replayed.dead(index, reason, &error, raw),
-        }
-    }
-    assert!(items.next().is_none(), "an empty message holds nothing");
-    assert_eq!(collect.said, replayed.said, "the batch must hold what the decoder delivers");
-    assert_eq!(collect.errors, replayed.errors);
-    assert_eq!(batch.len(), 3 + collect.said.len());
-}
+use super::decode::{Limits, Sink};
+use super::twin::{Collect, NO_CLOCK, Said, agree, decode, decode_bare};
+use crate::time::Ticks;
 
 fn at(text: &str) -> Ticks {
     Ticks::parse(text).unwrap()

@@ -1,6 +1,6 @@
 //! Places of scanned values: a word each, meaning something only beside the message that they were found in.
 //!
-//! Invariant: a [`Text`] is resolved against the message, or the part of the arena, that it was made for; that both outlive
+//! Invariant: a [`Text`] is resolved against the message, or the arena, that it was made for; that both outlive
 //! it is up to who keeps it. Finding values is left to [`scan`](super::scan).
 
 use std::ops::Range;
@@ -10,7 +10,7 @@ const IN_ARENA: u32 = 1 << 31;
 
 /// Where a string lies: in the message itself (its escapes, if any, still in place), or unescaped in an arena beside it.
 ///
-/// Offsets count from the start of the message, or of the message's part of the arena.
+/// Offsets count from the start of the message, or of the arena.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Text {
     pub(super) start: u32,
@@ -21,12 +21,18 @@ impl Text {
     /// The empty string.
     pub(super) const EMPTY: Text = Text { start: 0, len: 0 };
 
-    /// What was appended to the arena since it was `start` long (counted from the message's part).
+    /// What was appended to the arena since it was `start` long .
     pub(super) fn in_arena(start: usize, end: usize) -> Text {
         Text { start: start as u32 | IN_ARENA, len: (end - start) as u32 }
     }
 
-    /// The string itself, given the message and its part of the arena.
+    /// Whether it lies in the arena.
+    #[inline]
+    pub(super) fn is_in_arena(self) -> bool {
+        self.start & IN_ARENA != 0
+    }
+
+    /// The string itself, given the message and the arena.
     #[inline]
     pub(super) fn resolve<'a>(self, message: &'a str, arena: &'a str) -> &'a str {
         let (from, range) = self.place(message, arena);

@@ -42,6 +42,14 @@ pub(crate) struct Candidate {
     pub(crate) place: u32,
 }
 
+impl Candidate {
+    /// Reads what an event of its connection will read.
+    #[inline]
+    pub(crate) fn touch(&self) -> u64 {
+        u64::from(self.count) ^ self.previous.0 as u64 ^ self.identities.first ^ u64::from(self.place)
+    }
+}
+
 /// A finding: it exists from the first opening to the end of its candidate.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Finding {

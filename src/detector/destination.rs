@@ -177,11 +177,38 @@ impl Destinations {
         Destinations { rows: Slab::default(), references: Vec::new(), index: Index::new(seed) }
     }
 
-    /// The row of an address; made when it is new.
-    pub(crate) fn id(&mut self, tenant: u32, ip: &str) -> u32 {
-        let hash = self.index.hash_scoped(tenant, ip.as_bytes());
+    #[inline]
+    pub(crate) fn hash(&self, tenant: u32, ip: &str) -> u32 {
+        self.index.hash_scoped(tenant, ip.as_bytes())
+    }
+
+    /// The row of the address with this hash, but for one in billions.
+    #[inline]
+    pub(crate) fn likely(&self, hash: u32) -> Option<u32> {
+        self.index.find(hash, |_| true)
+    }
+
+    /// Reads what [`Destinations::id`] and [`Destinations::sighting`] will read of the row itself.
+    #[inline]
+    pub(crate) fn touch(&self, id: u32) -> u64 {
+        self.rows.get(id).map_or(0, |row| row.ip.as_bytes().first().map_or(0, |b| u64::from(*b)) ^ row.timer.0 as u64)
+    }
+
+    /// The same of its lists; the first URL comes back.
+    #[inline]
+    pub(crate) fn touch_window(&self, id: u32) -> (u64, Option<u32>) {
+        self.rows.get(id).map_or((0, None), |row| (row.devices.touch(), row.urls.all().first().map(|url| url.key)))
+    }
+
+    /// The row of an address, which may be the one that `hint` names; made when it is new.
+    pub(crate) fn id(&mut self, tenant: u32, ip: &str, hint: Option<u32>) -> u32 {
         let rows = &self.rows;
-        if let Some(id) = self.index.find(hash, |id| rows.get(id).is_some_and(|d| d.tenant == tenant && d.ip == ip)) {
+        let is_it = |id| rows.get(id).is_some_and(|d: &Destination| d.tenant == tenant && d.ip == ip);
+        if let Some(id) = hint.filter(|id| is_it(*id)) {
+            return id;
+        }
+        let hash = self.hash(tenant, ip);
+        if let Some(id) = self.index.find(hash, is_it) {
             return id;
         }
         let id = self.rows.insert(Destination {

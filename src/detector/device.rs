@@ -118,6 +118,13 @@ impl Device {
         self.says_workstation
     }
 
+    /// Reads what will be read of its lists and its name.
+    #[inline]
+    pub(crate) fn touch_lists(&self) -> u64 {
+        let name = self.name.as_bytes().first().map_or(0, |b| u64::from(*b));
+        self.vendors.iter().step_by(4).fold(name, |sum, seen| sum ^ seen.last.0 as u64)
+    }
+
     /// The next instant at which something of it leaves the lookback; `MAX` when nothing is left in it.
     fn next_due(&self, now: Ticks, settings: &Settings) -> Ticks {
         let seen = [self.server_seen, self.info_seen].into_iter().chain(self.vendors.iter().map(|v| v.last));
@@ -137,14 +144,35 @@ impl Devices {
         Devices { rows: Slab::default(), index: Index::new(seed) }
     }
 
-    pub(crate) fn find(&self, tenant: u32, name: &str) -> Option<u32> {
-        let hash = self.index.hash_scoped(tenant, name.as_bytes());
-        self.index.find(hash, |id| self.rows.get(id).is_some_and(|d| d.tenant == tenant && *d.name == *name))
+    #[inline]
+    pub(crate) fn hash(&self, tenant: u32, name: &str) -> u32 {
+        self.index.hash_scoped(tenant, name.as_bytes())
     }
 
-    /// The row of a device name; made when it is new.
-    pub(crate) fn id(&mut self, tenant: u32, name: &str, now: Ticks) -> u32 {
-        if let Some(id) = self.find(tenant, name) {
+    /// The row of the name with this hash, but for one in billions.
+    #[inline]
+    pub(crate) fn likely(&self, hash: u32) -> Option<u32> {
+        self.index.find(hash, |_| true)
+    }
+
+    /// Reads what will be read of the row itself.
+    #[inline]
+    pub(crate) fn touch(&self, id: u32) -> u64 {
+        self.rows.get(id).map_or(0, |row| u64::from(row.tenant) ^ row.timer.0 as u64 ^ row.server_seen.0 as u64 ^ row.name.len() as u64)
+    }
+
+    #[inline]
+    fn is(&self, id: u32, tenant: u32, name: &str) -> bool {
+        self.rows.get(id).is_some_and(|d| d.tenant == tenant && *d.name == *name)
+    }
+
+    pub(crate) fn find(&self, tenant: u32, name: &str) -> Option<u32> {
+        self.index.find(self.hash(tenant, name), |id| self.is(id, tenant, name))
+    }
+
+    /// The row of a device name, which may be the one that `hint` names; made when it is new.
+    pub(crate) fn id(&mut self, tenant: u32, name: &str, hint: Option<u32>, now: Ticks) -> u32 {
+        if let Some(id) = hint.filter(|id| self.is(*id, tenant, name)).or_else(|| self.find(tenant, name)) {
             return id;
         }
         let id = self.rows.insert(Device {

@@ -123,6 +123,12 @@ impl<K: Copy + PartialEq> Recent<K> {
         &self.items
     }
 
+    /// Reads something of each cache line of the items.
+    #[inline]
+    pub(crate) fn touch(&self) -> u64 {
+        self.items.iter().step_by(4).fold(0, |sum, item| sum ^ item.last.0 as u64)
+    }
+
     /// From rows that a snapshot kept.
     pub(crate) fn from_rows(rows: impl ExactSizeIterator<Item = Seen<K>>) -> Self {
         let mut items = ThinVec::with_capacity(rows.len());

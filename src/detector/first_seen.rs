@@ -26,14 +26,22 @@ struct Arrived<'a> {
 
 impl Detector {
     /// A row of DeviceNetworkEvents: the destination hears of it in any case, the device if it qualifies.
-    pub(super) fn network(&mut self, tenant: u32, now: Ticks, event: &NetworkEvent<'_>, effects: &mut Vec<Effect>) {
+    /// `hint` names the rows of its destination and its device, perhaps.
+    pub(super) fn network(
+        &mut self,
+        tenant: u32,
+        now: Ticks,
+        event: &NetworkEvent<'_>,
+        hint: (Option<u32>, Option<u32>),
+        effects: &mut Vec<Effect>,
+    ) {
         let t = event.timestamp;
         let seen = window::holds(t, now, self.settings.prevalence_window);
         let qualifies = event.qualifies() && window::holds(t, now, self.settings.lookback);
         if !seen && !qualifies {
             return;
         }
-        let destination = self.destinations.id(tenant, event.remote_ip);
+        let destination = self.destinations.id(tenant, event.remote_ip, hint.0);
         let device_print = sketch::fingerprint_bytes(event.device_id.bytes());
         if !seen {
             // The row must outlive this record, whatever the steps below let go; a sighting holds it anyway.
@@ -44,7 +52,7 @@ impl Detector {
             self.destinations.sighting(destination, device_print, event.remote_url, t, &mut turn);
         }
         if qualifies {
-            let device = self.devices.id(tenant, event.device_name, now);
+            let device = self.devices.id(tenant, event.device_name, hint.1, now);
             if self.devices.is_tracked(device, &self.settings) {
                 let vendor = self.vendors.id(tenant, event.company);
                 let mut turn = turn!(self, tenant, now);

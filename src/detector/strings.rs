@@ -53,6 +53,12 @@ impl Strings {
         id
     }
 
+    /// Reads where the text is.
+    #[inline]
+    pub(crate) fn touch(&self, id: u32) -> u64 {
+        self.get(id).len() as u64
+    }
+
     pub(crate) fn get(&self, id: u32) -> &str {
         self.rows.get(id).map_or("", |row| row)
     }

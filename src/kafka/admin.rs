@@ -69,6 +69,7 @@ pub struct Admin {
     cluster: Cluster,
     client: AdminClient<Logged>,
     patience: Duration,
+    oauth: bool,
 }
 
 impl std::fmt::Debug for Admin {
@@ -84,8 +85,8 @@ impl Admin {
     /// The settings are refused.
     pub fn new(settings: &KafkaSettings, patience: Duration) -> Result<Admin, ClientError> {
         let cluster = Cluster::new(settings, patience)?;
-        let client = settings.client(Role::Metadata, 1, Logged::default())?;
-        Ok(Admin { cluster, client, patience })
+        let client = settings.client(Role::Metadata, 1, Logged::of(settings)?)?;
+        Ok(Admin { cluster, client, patience, oauth: settings.uses_oauth() })
     }
 
     /// Whether the topic exists.
@@ -121,6 +122,11 @@ impl Admin {
         }
         if !settings.create {
             return Err(AdminError::NotAllowed { topic: topic.to_owned() });
+        }
+        if self.oauth {
+            // rdkafka's admin client does not serve the events that ask for a token.
+            let reason = "topics can't be created over OAUTHBEARER".to_owned();
+            return Err(AdminError::Refused { topic: topic.to_owned(), reason });
         }
         let retention = settings.retention.map(|r| r.as_millis().to_string());
         let mut new = NewTopic::new(topic, i32::from(settings.partitions), TopicReplication::Fixed(-1)).set("cleanup.policy", "delete");

@@ -2,18 +2,19 @@
 //!
 //! Order of precedence: built-in values, then the preset's, then the user's properties, then what the guarantees rest on. A user's
 //! property that contradicts one of the last is a typed error that names the key; values are never printed, they may be secrets.
-//! librdkafka's log goes to `tracing`, target `librdkafka`.
+//! What clients' callbacks do is in `context`.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
-use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaConfRes;
+
+pub(super) use super::context::{Logged, log_line};
+use super::oauth::{self, TokenClient};
 
 /// Which kind of cluster the built-in values are for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -96,6 +97,30 @@ pub enum ClientError {
         /// librdkafka's words.
         reason: String,
     },
+    /// What tokens are fetched with is not whole.
+    #[error("kafka.properties.\"{key}\" must be {expected} when \"sasl.oauthbearer.method\" is \"oidc\"")]
+    Token {
+        /// The property.
+        key: String,
+        /// What it must be.
+        expected: &'static str,
+    },
+    /// The cluster refuses the log-in, or there was no token to log in with.
+    #[error(
+        "Kafka refuses the credentials ({reason}): check \"sasl.mechanism\", \"sasl.username\" and \"sasl.password\" (or the \"sasl.oauthbearer\" properties) in kafka.properties"
+    )]
+    Credentials {
+        /// librdkafka's words.
+        reason: String,
+    },
+    /// There is no trust between a broker and us.
+    #[error("no TLS with Kafka broker {server}: {reason}")]
+    Certificate {
+        /// Its address.
+        server: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
     /// No broker answered.
     #[error(
         "no Kafka broker answered at kafka.bootstrap_servers = \"{bootstrap_servers}\" within {waited:?} ({reason}): check the address, the network and kafka.properties"
@@ -160,6 +185,7 @@ impl KafkaSettings {
     /// # Errors
     /// The first property that is reserved, unknown or refused.
     pub fn check(&self) -> Result<(), ClientError> {
+        TokenClient::of(&self.properties)?;
         for role in [Role::Consumer, Role::Reader, Role::Producer, Role::Metadata] {
             self.config(role, 1)?.create_native_config().map_err(client_error)?;
         }
@@ -234,7 +260,7 @@ impl KafkaSettings {
                 built_in.remove(*name);
             }
         }
-        built_in.extend(self.properties.clone());
+        built_in.extend(self.properties.iter().filter(|(k, _)| !oauth::takes(&self.properties, k)).map(|(k, v)| (k.clone(), v.clone())));
         let mut config = ClientConfig::new();
         config.set_log_level(RDKafkaLogLevel::Info);
         for (key, value) in &built_in {
@@ -265,6 +291,11 @@ impl KafkaSettings {
         Ok(config)
     }
 
+    /// Whether log-ins need a token.
+    pub(super) fn uses_oauth(&self) -> bool {
+        ["sasl.mechanism", "sasl.mechanisms"].iter().filter_map(|key| self.properties.get(*key)).any(|m| m == "OAUTHBEARER")
+    }
+
     /// Makes a client.
     pub(super) fn client<C: ClientContext, T: FromClientConfigAndContext<C>>(
         &self,
@@ -285,55 +316,6 @@ pub(super) fn client_error(error: KafkaError) -> ClientError {
         other => ClientError::Create { reason: other.to_string() },
     }
 }
-
-/// A client's context that logs, and remembers the last error that librdkafka told.
-#[derive(Debug, Default)]
-pub(super) struct Logged {
-    last_error: Mutex<Option<String>>,
-}
-
-impl Logged {
-    pub(super) fn last_error(&self) -> Option<String> {
-        self.last_error.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
-    }
-
-    pub(super) fn remember(&self, error: &KafkaError, reason: &str) {
-        tracing::debug!(target: "librdkafka", %error, reason, "client error");
-        let mut last = self.last_error.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // That all brokers are down says nothing; why the last one went down does.
-        if last.is_none() || error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
-            *last = Some(reason.to_owned());
-        }
-    }
-}
-
-/// librdkafka retries by itself, so its errors are warnings here.
-pub(super) fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
-    match level {
-        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
-            tracing::error!(target: "librdkafka", facility, "{message}");
-        }
-        // Properties pass to every client; that a consumer's does nothing in a producer is no news.
-        RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning if facility != "CONFWARN" => {
-            tracing::warn!(target: "librdkafka", facility, "{message}");
-        }
-        _ => tracing::debug!(target: "librdkafka", facility, "{message}"),
-    }
-}
-
-impl ClientContext for Logged {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log_line(level, facility, message);
-    }
-
-    fn stats_raw(&self, _: &[u8]) {}
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.remember(&error, reason);
-    }
-}
-
-impl ConsumerContext for Logged {}
 
 #[cfg(test)]
 mod tests {

@@ -40,13 +40,13 @@ pub(super) fn is_transient(code: RDKafkaErrorCode) -> bool {
 /// A connection for questions about topics.
 pub struct Cluster {
     consumer: BaseConsumer<Logged>,
-    bootstrap_servers: String,
+    settings: KafkaSettings,
     patience: Duration,
 }
 
 impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cluster").field("bootstrap_servers", &self.bootstrap_servers).finish_non_exhaustive()
+        f.debug_struct("Cluster").field("bootstrap_servers", &self.settings.bootstrap_servers).finish_non_exhaustive()
     }
 }
 
@@ -70,8 +70,11 @@ impl Cluster {
     }
 
     fn of(config: ClientConfig, settings: &KafkaSettings, patience: Duration) -> Result<Self, ClientError> {
-        let consumer = config.create_with_context(Logged::default()).map_err(client_error)?;
-        Ok(Cluster { consumer, bootstrap_servers: settings.bootstrap_servers.clone(), patience })
+        let consumer = config.create_with_context(Logged::of(settings)?).map_err(client_error)?;
+        let cluster = Cluster { consumer, settings: settings.clone(), patience };
+        // A token that has to be fetched is due at once.
+        cluster.serve();
+        Ok(cluster)
     }
 
     /// The same connection with another patience.
@@ -108,6 +111,13 @@ impl Cluster {
         Ok((NextOffset(low), NextOffset(high)))
     }
 
+    /// Serves what librdkafka has to say: logs, errors, tokens that are due.
+    fn serve(&self) {
+        for _ in 0..64 {
+            self.consumer.poll(Duration::ZERO);
+        }
+    }
+
     fn ask<T>(&self, topic: &str, question: impl Fn(Duration) -> Result<T, KafkaError>) -> Result<T, ClientError> {
         let deadline = host_clock::monotonic() + self.patience;
         loop {
@@ -116,9 +126,9 @@ impl Cluster {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            // Serves the log and error events, so that `last_error` knows why.
-            for _ in 0..64 {
-                self.consumer.poll(Duration::ZERO);
+            self.serve();
+            if let Some(refusal) = self.consumer.context().take_refusal(&self.settings) {
+                return Err(refusal);
             }
             let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
             match code {
@@ -126,7 +136,7 @@ impl Cluster {
                 code if !is_transient(code) => return Err(ClientError::Answer { topic: topic.to_owned(), code }),
                 code if host_clock::monotonic() >= deadline => {
                     let reason = self.consumer.context().last_error().unwrap_or_else(|| code.to_string());
-                    let bootstrap_servers = self.bootstrap_servers.clone();
+                    let bootstrap_servers = self.settings.bootstrap_servers.clone();
                     return Err(ClientError::Unreachable { bootstrap_servers, waited: self.patience, reason });
                 }
                 _ => {

@@ -17,12 +17,12 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::client::Role;
+use super::client::{Logged, Role};
 use super::cluster::Cluster;
 use super::group::{Context, Rebalance};
 use super::merge::{Merge, Step};
 use super::position::{NextOffset, PartitionId, PartitionTable, TopicPartition};
-use super::source::{InputMessage, Payload, Shared, SourceConfig, SourceError, SourceEvent};
+use super::source::{InputMessage, Reader, Shared, SourceConfig, SourceError, SourceEvent};
 use crate::time::Ticks;
 
 mod assignment;
@@ -40,10 +40,10 @@ const QUEUED_MESSAGES: usize = 64;
 const QUEUED_BYTES: usize = 1 << 20;
 
 /// The thread's ends of what it shares with its handle.
-pub(super) struct Consumption {
+pub(super) struct Consumption<M> {
     pub(super) cluster: Cluster,
     pub(super) shared: Arc<Shared>,
-    pub(super) events: Sender<SourceEvent>,
+    pub(super) events: Sender<SourceEvent<M>>,
     pub(super) wake: (Sender<()>, Receiver<()>),
 }
 
@@ -58,19 +58,20 @@ struct Stopped;
 type Flow = Result<(), Stopped>;
 
 /// The source's state, owned by its thread.
-pub(super) struct Worker {
+pub(super) struct Worker<M> {
     config: SourceConfig,
-    io: Consumption,
+    reader: Reader<M>,
+    io: Consumption<M>,
     consumer: Arc<BaseConsumer<Context>>,
     table: PartitionTable,
-    merge: Merge<InputMessage>,
+    merge: Merge<InputMessage<M>>,
     lanes: BTreeMap<PartitionId, Lane>,
     /// The group's last word, until it has been carried out.
     assignment: Option<(Vec<TopicPartition>, Instant)>,
     partial: Option<(usize, usize)>,
     out_of_range: BTreeSet<PartitionId>,
     range_due: Instant,
-    batch: Vec<InputMessage>,
+    batch: Vec<InputMessage<M>>,
     batch_bytes: usize,
     caught_up: bool,
     blocked: Option<(PartitionId, Instant, bool)>,
@@ -83,10 +84,10 @@ pub(super) struct Worker {
     ends_before: HashMap<TopicPartition, NextOffset>,
 }
 
-impl Worker {
+impl<M: Send + 'static> Worker<M> {
     /// Makes the consumer and subscribes; `partitions` is how many there are now.
-    pub(super) fn new(config: SourceConfig, partitions: usize, io: Consumption) -> Result<Self, SourceError> {
-        let context = Context::new(Arc::clone(&io.shared));
+    pub(super) fn new(config: SourceConfig, reader: Reader<M>, partitions: usize, io: Consumption<M>) -> Result<Self, SourceError> {
+        let context = Context::new(Logged::of(&config.settings)?, Arc::clone(&io.shared));
         let mut consumer: BaseConsumer<Context> = config.settings.client(Role::Consumer, partitions, context)?;
         let wake = io.wake.0.clone();
         consumer.set_nonempty_callback(move || {
@@ -98,6 +99,7 @@ impl Worker {
             merge: Merge::new(config.replay.iter().copied()),
             table: config.table.clone(),
             config,
+            reader,
             io,
             consumer: Arc::new(consumer),
             lanes: BTreeMap::new(),
@@ -148,7 +150,12 @@ impl Worker {
         }
         self.poll_group();
         for error in mem::take(&mut self.failures) {
-            self.failed(&error)?;
+            if let Some(error) = self.failure(&error)? {
+                self.tell(error)?;
+            }
+        }
+        if let Some(refusal) = self.consumer.context().take_refusal(&self.config.settings) {
+            self.tell(refusal.into())?;
         }
         for rebalance in self.consumer.context().take_rebalances() {
             match rebalance {
@@ -196,10 +203,11 @@ impl Worker {
             }
             match lane.queue.poll(Duration::ZERO) {
                 Some(Ok(message)) => {
-                    lane.queued_bytes += message.payload_len();
+                    let bytes = message.payload_len();
+                    lane.queued_bytes += bytes;
                     let (offset, timestamp) = (message.offset(), message.timestamp().to_millis().map(Ticks::from_millis));
-                    let payload = Payload::copy(message.payload().unwrap_or_default());
-                    if !self.merge.push(id, offset, timestamp, InputMessage { partition: id, offset, timestamp, payload }) {
+                    let content = (self.reader)(message.payload().unwrap_or_default(), timestamp, self.merge.is_replayed(id, offset));
+                    if !self.merge.push(id, offset, timestamp, InputMessage { partition: id, offset, timestamp, content, bytes }) {
                         tracing::debug!(partition = %lane.of, offset, "a repeated offset was refused");
                     }
                 }
@@ -207,12 +215,15 @@ impl Worker {
                 Some(Err(error)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) => {
                     self.out_of_range.insert(id);
                 }
-                Some(Err(error)) => failure = Some(error),
+                Some(Err(error)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+                    failure = Some(SourceError::Forbidden { topic: lane.of.topic.clone() });
+                }
+                Some(Err(error)) => failure = self.failure(&error)?,
                 None => break,
             }
             any = true;
             if let Some(error) = failure.take() {
-                self.failed(&error)?;
+                self.tell(error)?;
             }
         }
         Ok(any)
@@ -227,7 +238,7 @@ impl Worker {
                     any = true;
                     self.caught_up = false;
                     self.blocked = None;
-                    self.batch_bytes += message.payload.as_bytes().len();
+                    self.batch_bytes += message.bytes;
                     self.batch.push(message);
                     if self.batch.len() >= self.config.batch_messages || self.batch_bytes >= self.config.batch_bytes {
                         self.flush()?;
@@ -290,7 +301,7 @@ impl Worker {
     }
 
     /// Hands an event over, serving the group while the receiver is slow.
-    fn send(&mut self, event: SourceEvent) -> Flow {
+    fn send(&mut self, event: SourceEvent<M>) -> Flow {
         let mut event = event;
         loop {
             match self.io.events.send_timeout(event, TICK) {
@@ -321,15 +332,17 @@ impl Worker {
         self.send(SourceEvent::Error(error))
     }
 
-    fn failed(&mut self, error: &KafkaError) -> Flow {
-        match error {
-            KafkaError::PartitionEOF(_) => Ok(()),
-            KafkaError::MessageConsumptionFatal(code) => self.fatal(SourceError::Consume { code: *code }),
-            other => match other.rdkafka_error_code() {
-                Some(code) => self.tell(SourceError::Consume { code }),
-                None => self.tell(SourceError::Refused { reason: other.to_string() }),
-            },
-        }
+    /// What is to be told of a failure that is retried; one that can't be ends the source.
+    fn failure(&mut self, error: &KafkaError) -> Result<Option<SourceError>, Stopped> {
+        Ok(Some(match (error, error.rdkafka_error_code()) {
+            (KafkaError::PartitionEOF(_), _) => return Ok(None),
+            (KafkaError::MessageConsumptionFatal(code), _) => return self.fatal(SourceError::Consume { code: *code }),
+            (_, Some(RDKafkaErrorCode::GroupAuthorizationFailed)) => {
+                SourceError::ForbiddenGroup { group: self.config.settings.group_id.clone() }
+            }
+            (_, Some(code)) => SourceError::Consume { code },
+            (other, None) => SourceError::Refused { reason: other.to_string() },
+        }))
     }
 
     fn commit_if_due(&mut self) {

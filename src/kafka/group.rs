@@ -9,14 +9,14 @@ use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 
-use super::client::{Logged, log_line};
+use super::client::{ClientError, KafkaSettings, Logged, log_line};
 use super::position::{NextOffset, TopicPartition};
 use super::source::Shared;
 
@@ -51,6 +51,8 @@ struct PartitionStatistics {
 }
 
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log_line(level, facility, message);
     }
@@ -67,6 +69,10 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.log.remember(&error, reason);
+    }
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.log.token()
     }
 }
 
@@ -89,12 +95,17 @@ impl ConsumerContext for Context {
 }
 
 impl Context {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Context { log: Logged::default(), shared, rebalances: Mutex::default(), closing: AtomicBool::new(false) }
+    pub(super) fn new(log: Logged, shared: Arc<Shared>) -> Self {
+        Context { log: log.counting(Arc::clone(&shared.errors)), shared, rebalances: Mutex::default(), closing: AtomicBool::new(false) }
     }
 
     fn push(&self, rebalance: Rebalance) {
         self.rebalances.lock().unwrap_or_else(PoisonError::into_inner).push(rebalance);
+    }
+
+    /// Why a broker and we do not come together, if that was said since the last call.
+    pub(super) fn take_refusal(&self, settings: &KafkaSettings) -> Option<ClientError> {
+        self.log.take_refusal(settings)
     }
 
     /// What the group decided since the last call, in order.

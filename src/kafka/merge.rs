@@ -66,6 +66,8 @@ pub struct Merge<M> {
     /// Where each partition stands after what was given out; outlives the assignment.
     positions: BTreeMap<PartitionId, NextOffset>,
     runs: VecDeque<Run>,
+    /// Where each partition's last run ends.
+    listed: BTreeMap<PartitionId, NextOffset>,
     replaying: bool,
 }
 
@@ -73,7 +75,19 @@ impl<M> Merge<M> {
     /// A merge that first follows `runs`, then goes live.
     #[must_use]
     pub fn new(runs: impl IntoIterator<Item = Run>) -> Self {
-        Merge { lanes: BTreeMap::new(), positions: BTreeMap::new(), runs: runs.into_iter().collect(), replaying: true }
+        let runs: VecDeque<Run> = runs.into_iter().collect();
+        let mut listed = BTreeMap::new();
+        for run in &runs {
+            let end = listed.entry(run.partition).or_insert(run.upto);
+            *end = run.upto.max(*end);
+        }
+        Merge { lanes: BTreeMap::new(), positions: BTreeMap::new(), runs, listed, replaying: true }
+    }
+
+    /// Whether a run lists this message, so that it is given out before [`Step::ReplayDone`], whenever it is pushed.
+    #[must_use]
+    pub fn is_replayed(&self, partition: PartitionId, offset: i64) -> bool {
+        self.listed.get(&partition).is_some_and(|end| end.is_past(offset))
     }
 
     /// Replaces all partitions: (id, rank among equal timestamps, first position). What was queued is forgotten and has to be

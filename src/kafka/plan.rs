@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use crate::kafka::merge::Merge;
 use crate::kafka::position::{NextOffset, PartitionId, PartitionTable, TopicPartition};
-use crate::kafka::source::{Assigned, InputMessage, SourceError, SourceEvent, Start};
+use crate::kafka::source::{Assigned, SourceError, SourceEvent, Start};
 
 /// What is known of the input beside the logs.
 #[derive(Debug)]
@@ -29,7 +29,8 @@ pub type Log = (TopicPartition, (NextOffset, NextOffset));
 pub struct Plan {
     /// Where fetching is to begin.
     pub assigned: Vec<Assigned>,
-    gaps: Vec<SourceEvent>,
+    /// Whose messages are gone: from here, to where it goes on.
+    gaps: Vec<(PartitionId, NextOffset, NextOffset)>,
     table: PartitionTable,
 }
 
@@ -38,7 +39,7 @@ pub struct Plan {
 ///
 /// # Errors
 /// [`SourceError::PositionBeyondEnd`], which is fatal.
-pub fn go_on(logs: Vec<Log>, known: &Known<'_>, table: &PartitionTable, merge: &Merge<InputMessage>) -> Result<Plan, SourceError> {
+pub fn go_on<M>(logs: Vec<Log>, known: &Known<'_>, table: &PartitionTable, merge: &Merge<M>) -> Result<Plan, SourceError> {
     let mut planned = Vec::new();
     for (of, (low, high)) in logs {
         let delivered = table.id(&of.topic, of.partition).and_then(|id| merge.position(id));
@@ -58,7 +59,7 @@ pub fn go_on(logs: Vec<Log>, known: &Known<'_>, table: &PartitionTable, merge: &
     for (of, position, low) in planned {
         let id = plan.table.register(&of.topic, of.partition);
         if position < low {
-            plan.gaps.push(SourceEvent::Gap { partition: id, from: position, to: low });
+            plan.gaps.push((id, position, low));
         }
         plan.assigned.push(Assigned { id, of, position: position.max(low) });
     }
@@ -67,17 +68,17 @@ pub fn go_on(logs: Vec<Log>, known: &Known<'_>, table: &PartitionTable, merge: &
 
 impl Plan {
     /// Fetching has begun: table and merge follow, and these events are to be told.
-    pub fn begun(self, topics: &[String], table: &mut PartitionTable, merge: &mut Merge<InputMessage>) -> Vec<SourceEvent> {
+    pub fn begun<Q, M>(self, topics: &[String], table: &mut PartitionTable, merge: &mut Merge<Q>) -> Vec<SourceEvent<M>> {
         *table = self.table;
         merge.assign(self.assigned.iter().map(|a| (a.id, table.rank(a.id, topics), a.position)));
         let mut events = vec![SourceEvent::Assigned(self.assigned)];
-        events.extend(self.gaps);
+        events.extend(self.gaps.into_iter().map(|(partition, from, to)| SourceEvent::Gap { partition, from, to }));
         events
     }
 }
 
 /// Whether some partition of the topic has been read before.
-fn is_known(topic: &str, known: &Known<'_>, table: &PartitionTable, merge: &Merge<InputMessage>) -> bool {
+fn is_known<M>(topic: &str, known: &Known<'_>, table: &PartitionTable, merge: &Merge<M>) -> bool {
     known.positions.keys().any(|(of, _)| of == topic)
         || table.iter().any(|(id, of): (PartitionId, _)| of.topic == topic && merge.position(id).is_some())
 }
@@ -91,7 +92,7 @@ mod tests {
         let topics = ["in".to_owned()];
         let positions = HashMap::from([(("in".to_owned(), 0), NextOffset(3))]);
         let known = Known { topics: &topics, positions: &positions, start: Start::Earliest };
-        let (mut table, mut merge) = (PartitionTable::new(), Merge::new([]));
+        let (mut table, mut merge) = (PartitionTable::new(), Merge::<()>::new([]));
         let logs = || {
             let log = |partition, low, high| (TopicPartition { topic: "in".to_owned(), partition }, (NextOffset(low), NextOffset(high)));
             vec![log(0, 5, 9), log(1, 2, 9)]
@@ -100,10 +101,10 @@ mod tests {
         assert_eq!(failed.assigned.len(), 2);
         drop(failed);
         let events = go_on(logs(), &known, &table, &merge).unwrap().begun(&topics, &mut table, &mut merge);
-        let gap = SourceEvent::Gap { partition: PartitionId(0), from: NextOffset(3), to: NextOffset(5) };
+        let gap = SourceEvent::<()>::Gap { partition: PartitionId(0), from: NextOffset(3), to: NextOffset(5) };
         assert_eq!(events[1..], [gap]);
         assert_eq!((merge.position(PartitionId(0)), merge.position(PartitionId(1))), (Some(NextOffset(5)), Some(NextOffset(2))));
-        let again = go_on(logs(), &known, &table, &merge).unwrap().begun(&topics, &mut table, &mut merge);
+        let again: Vec<SourceEvent<()>> = go_on(logs(), &known, &table, &merge).unwrap().begun(&topics, &mut table, &mut merge);
         assert_eq!(again.len(), 1, "once");
     }
 
@@ -113,12 +114,12 @@ mod tests {
         let log = |topic: &str, partition| (TopicPartition { topic: topic.to_owned(), partition }, (NextOffset(0), NextOffset(9)));
         let positions = HashMap::new();
         let known = Known { topics: &topics, positions: &positions, start: Start::Earliest };
-        let (mut table, mut merge) = (PartitionTable::new(), Merge::new([]));
+        let (mut table, mut merge) = (PartitionTable::new(), Merge::<()>::new([]));
         drop(go_on(vec![log("a", 0), log("b", 0)], &known, &table, &merge).unwrap());
         // A partition is added before the second attempt. Whoever hears of the plan gives ids in its order.
         let plan = go_on(vec![log("a", 0), log("a", 1), log("b", 0)], &known, &table, &merge).unwrap();
         assert_eq!(plan.assigned.iter().map(|a| a.id.0).collect::<Vec<_>>(), [0, 1, 2]);
-        plan.begun(&topics, &mut table, &mut merge);
+        plan.begun::<_, ()>(&topics, &mut table, &mut merge);
         assert_eq!(table.id("b", 0), Some(PartitionId(2)));
     }
 
@@ -126,7 +127,7 @@ mod tests {
     fn a_new_topic_starts_as_configured_and_a_new_partition_at_its_start() {
         let topics = ["in".to_owned()];
         let log = |partition| (TopicPartition { topic: "in".to_owned(), partition }, (NextOffset(2), NextOffset(9)));
-        let (table, merge) = (PartitionTable::new(), Merge::new([]));
+        let (table, merge) = (PartitionTable::new(), Merge::<()>::new([]));
         let positions = HashMap::new();
         for (start, at) in [(Start::Earliest, 2), (Start::Latest, 9)] {
             let known = Known { topics: &topics, positions: &positions, start };

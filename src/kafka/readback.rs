@@ -52,6 +52,14 @@ pub enum ReadbackError {
         /// What librdkafka last said.
         reason: String,
     },
+    /// The cluster does not let us read the topic.
+    #[error(
+        "Kafka refuses reading output topic \"{topic}\": allow READ on it for this client; after a restart it is read to see what is published already"
+    )]
+    Forbidden {
+        /// The topic.
+        topic: String,
+    },
     /// Kafka refused.
     #[error("topic \"{topic}\" could not be read: {code}")]
     Failed {
@@ -167,7 +175,7 @@ pub fn read_to_end(
     topic: &str,
     from: &BTreeMap<i32, NextOffset>,
     patience: Duration,
-    mut each: impl FnMut(Record<'_>),
+    each: impl FnMut(Record<'_>),
 ) -> Result<BTreeMap<i32, NextOffset>, ReadbackError> {
     let cluster = Cluster::uncommitted(settings, patience)?;
     let partitions = cluster.partitions(topic)?.ok_or_else(|| ReadbackError::MissingTopic { topic: topic.to_owned() })?;
@@ -175,7 +183,34 @@ pub fn read_to_end(
     for partition in partitions {
         logs.push((partition, cluster.ends(topic, partition)?));
     }
-    let mut unread = Unread::new(topic, logs, from)?;
+    read(settings, topic, Unread::new(topic, logs, from)?, patience, each)
+}
+
+/// Gives the end of every partition, and makes sure that the topic may be read: a first start needs none of its messages, but the
+/// next one will.
+///
+/// # Errors
+/// See [`ReadbackError`].
+pub fn readable_ends(settings: &KafkaSettings, topic: &str, patience: Duration) -> Result<BTreeMap<i32, NextOffset>, ReadbackError> {
+    let cluster = Cluster::uncommitted(settings, patience)?;
+    let partitions = cluster.partitions(topic)?.ok_or_else(|| ReadbackError::MissingTopic { topic: topic.to_owned() })?;
+    let mut ends = BTreeMap::new();
+    for partition in partitions {
+        ends.insert(partition, cluster.ends(topic, partition)?.1);
+    }
+    // One partition, from its end: the broker says that there is nothing, or that we may not ask.
+    let starts = ends.first_key_value().map(|(partition, end)| (*partition, *end)).into_iter().collect();
+    read(settings, topic, Unread { ends, starts }, patience, |_| {})
+}
+
+/// Reads what is unread.
+fn read(
+    settings: &KafkaSettings,
+    topic: &str,
+    mut unread: Unread,
+    patience: Duration,
+    mut each: impl FnMut(Record<'_>),
+) -> Result<BTreeMap<i32, NextOffset>, ReadbackError> {
     if unread.starts().is_empty() {
         return Ok(unread.ends());
     }
@@ -183,7 +218,7 @@ pub fn read_to_end(
     for (partition, start) in unread.starts() {
         assignment.add_partition_offset(topic, *partition, Offset::Offset(start.0)).map_err(|error| failed(topic, &error))?;
     }
-    let consumer: BaseConsumer<Logged> = settings.client(Role::Reader, unread.starts().len(), Logged::default())?;
+    let consumer: BaseConsumer<Logged> = settings.client(Role::Reader, unread.starts().len(), Logged::of(settings)?)?;
     consumer.assign(&assignment).map_err(|error| failed(topic, &error))?;
     let mut progress = host_clock::monotonic();
     while !unread.starts().is_empty() {
@@ -216,5 +251,8 @@ pub fn read_to_end(
 }
 
 fn failed(topic: &str, error: &KafkaError) -> ReadbackError {
-    ReadbackError::Failed { topic: topic.to_owned(), code: error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail) }
+    match error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail) {
+        RDKafkaErrorCode::TopicAuthorizationFailed => ReadbackError::Forbidden { topic: topic.to_owned() },
+        code => ReadbackError::Failed { topic: topic.to_owned(), code },
+    }
 }

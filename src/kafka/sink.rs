@@ -11,13 +11,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 
 use super::client::{ClientError, KafkaSettings, Logged, Role, log_line};
+use super::context::ConnectionErrors;
 
 /// A message to write.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -142,6 +143,8 @@ struct Ticket {
 }
 
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log_line(level, facility, message);
     }
@@ -151,6 +154,10 @@ impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         self.log.remember(&error, reason);
     }
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.log.token()
+    }
 }
 
 impl ProducerContext for Context {
@@ -159,12 +166,24 @@ impl ProducerContext for Context {
     fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
         let result = match result {
             Ok(message) => Ok((message.partition(), message.offset())),
-            Err((error, message)) => Err(sink_error(message.topic(), error)),
+            Err((error, message)) => Err(self.why(message.topic(), error)),
         };
         // Nobody may be listening any more while the sink is dropped.
         let _ = self.deliveries.send(Delivery { token: ticket.token, result });
         self.outstanding.bytes.fetch_sub(ticket.bytes, Ordering::AcqRel);
         self.outstanding.messages.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Context {
+    /// A producer that fails for good throws away what waits in it; the reason was told before, as an error of the client.
+    fn why(&self, topic: &str, error: &KafkaError) -> SinkError {
+        let purged = matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight));
+        match self.log.last_error().filter(|_| purged) {
+            Some(reason) if reason.contains("authorization failed") => SinkError::Forbidden { topic: topic.to_owned() },
+            Some(reason) => SinkError::Fatal { reason },
+            None => sink_error(topic, error),
+        }
     }
 }
 
@@ -177,6 +196,16 @@ fn sink_error(topic: &str, error: &KafkaError) -> SinkError {
         E::TopicAuthorizationFailed | E::ClusterAuthorizationFailed => SinkError::Forbidden { topic },
         E::Fatal => SinkError::Fatal { reason: error.to_string() },
         code => SinkError::Failed { topic, code },
+    }
+}
+
+/// An idempotent producer to which one message is refused is beyond use. librdkafka then says `ProduceRequest for TOPIC [PARTITION] … failed:
+/// REASON`, and nothing more of a refused permission.
+fn fatal_error(reason: String) -> SinkError {
+    let topic = reason.split_once("ProduceRequest for ").and_then(|(_, rest)| rest.split_once(" [")).map(|(topic, _)| topic.to_owned());
+    match topic.filter(|_| reason.contains("authorization failed")) {
+        Some(topic) => SinkError::Forbidden { topic },
+        None => SinkError::Fatal { reason },
     }
 }
 
@@ -202,7 +231,7 @@ impl Sink {
     pub fn new(settings: &KafkaSettings, limits: SinkLimits) -> Result<Sink, SinkError> {
         let (tx, deliveries) = unbounded();
         let outstanding = Arc::new(Outstanding::default());
-        let context = Context { log: Logged::default(), deliveries: tx, outstanding: Arc::clone(&outstanding) };
+        let context = Context { log: Logged::of(settings)?, deliveries: tx, outstanding: Arc::clone(&outstanding) };
         let producer = settings.client(Role::Producer, 1, context)?;
         Ok(Sink { producer, deliveries, outstanding, limits })
     }
@@ -255,13 +284,19 @@ impl Sink {
     /// Why the producer is beyond use, if it is.
     #[must_use]
     pub fn fatal(&self) -> Option<SinkError> {
-        self.producer.client().fatal_error().map(|(_, reason)| SinkError::Fatal { reason })
+        self.producer.client().fatal_error().map(|(_, reason)| fatal_error(reason))
     }
 
     /// What librdkafka last complained of (a broker that is away, say); for a status line.
     #[must_use]
     pub fn last_error(&self) -> Option<String> {
         self.producer.context().log.last_error()
+    }
+
+    /// Failed connections and log-ins of the producer.
+    #[must_use]
+    pub fn connection_errors(&self) -> Arc<ConnectionErrors> {
+        Arc::clone(self.producer.context().log.errors())
     }
 
     /// Waits until everything that was accepted has its delivery, which then lies in [`deliveries`](Sink::deliveries).
@@ -281,5 +316,18 @@ impl Sink {
             // In slices: the polling thread takes delivery reports too, and `outstanding` is what counts.
             let _ = self.producer.flush(left.min(Duration::from_millis(20)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fatal_error_for_want_of_a_permission_names_the_topic() {
+        let reason = "ProduceRequest for firstseen.findings [3] with 1 message(s) failed: Broker: Topic authorization failed (broker 1 …)";
+        assert_eq!(fatal_error(reason.to_owned()), SinkError::Forbidden { topic: "firstseen.findings".to_owned() });
+        let other = "ProduceRequest for t [0] with 1 message(s) failed: Broker: Invalid record".to_owned();
+        assert_eq!(fatal_error(other.clone()), SinkError::Fatal { reason: other });
     }
 }

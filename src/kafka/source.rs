@@ -19,6 +19,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use super::client::{ClientError, KafkaSettings};
 use super::cluster::Cluster;
 use super::consume::{Consumption, Worker};
+use super::context::ConnectionErrors;
 use super::identity;
 use super::merge::Run;
 use super::position::{NextOffset, PartitionId, PartitionTable, TopicPartition};
@@ -87,47 +88,24 @@ impl SourceConfig {
     }
 }
 
-/// A message of the input.
+/// A message of the input, as its reader left it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct InputMessage {
+pub struct InputMessage<M> {
     /// Its partition.
     pub partition: PartitionId,
     /// Its offset.
     pub offset: i64,
     /// The record's timestamp (millisecond resolution), if it has one.
     pub timestamp: Option<Ticks>,
-    /// Its value; a null value is empty.
-    pub payload: Payload,
+    /// What the reader made of its value.
+    pub content: M,
+    /// How long its value was, in bytes.
+    pub bytes: usize,
 }
 
-/// A message's value, copied out of librdkafka's memory: the only copy that is made of it on its way to the detector.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Payload {
-    /// It is UTF-8, which was checked while the bytes were at hand for the copy.
-    Text(String),
-    /// It is not.
-    Bytes(Vec<u8>),
-}
-
-impl Payload {
-    /// Copies `bytes`.
-    #[must_use]
-    pub fn copy(bytes: &[u8]) -> Self {
-        match simdutf8::basic::from_utf8(bytes) {
-            Ok(text) => Payload::Text(text.to_owned()),
-            Err(_) => Payload::Bytes(bytes.to_vec()),
-        }
-    }
-
-    /// The bytes, whatever they are.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        match self {
-            Payload::Text(text) => text.as_bytes(),
-            Payload::Bytes(bytes) => bytes,
-        }
-    }
-}
+/// Makes of a message's value (a null value is empty) and timestamp what is kept of it; true when the journal lists the message. It is called on the source's thread while the
+/// value lies in librdkafka's memory, so that nothing need be copied that is not wanted.
+pub type Reader<M> = Box<dyn FnMut(&[u8], Option<Ticks>, bool) -> M + Send>;
 
 /// A partition and where it goes on.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -142,7 +120,7 @@ pub struct Assigned {
 
 /// All that the source can say, in order.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum SourceEvent {
+pub enum SourceEvent<M> {
     /// This process owns every partition; messages follow from these positions. All of them are to be stored, also those without
     /// messages, so that a restart knows which partitions are old. Comes again when partitions are added or ownership comes back.
     Assigned(Vec<Assigned>),
@@ -156,7 +134,7 @@ pub enum SourceEvent {
         total: usize,
     },
     /// The next messages, in merged order; never empty, never both replayed and live ones.
-    Messages(Vec<InputMessage>),
+    Messages(Vec<InputMessage<M>>),
     /// All the journal's runs have been delivered (at once, when there were none): what follows is live.
     ReplayDone,
     /// Every partition is at its end and everything has been delivered. Comes again after each time that it was not so.
@@ -227,6 +205,18 @@ pub enum SourceError {
         /// The partition, or its bare id when the table does not know it.
         partition: String,
     },
+    /// The cluster does not let us read the topic.
+    #[error("Kafka refuses reading input topic \"{topic}\": allow READ on it for this client")]
+    Forbidden {
+        /// The topic.
+        topic: String,
+    },
+    /// The cluster does not let us be a member of the group.
+    #[error("Kafka refuses consumer group \"{group}\": allow READ on it for this client")]
+    ForbiddenGroup {
+        /// The group.
+        group: String,
+    },
     /// Fetching or the group failed.
     #[error("reading the input failed: {code}")]
     Consume {
@@ -266,6 +256,8 @@ pub(super) struct Shared {
     delivered: Mutex<BTreeMap<PartitionId, (TopicPartition, NextOffset)>>,
     /// Log ends by topic and partition, from librdkafka's statistics.
     ends: Mutex<HashMap<TopicPartition, NextOffset>>,
+    /// Failed connections of the consumer.
+    pub(super) errors: Arc<ConnectionErrors>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -288,9 +280,9 @@ impl Shared {
 
 /// The running source.
 #[derive(Debug)]
-pub struct SourceHandle {
+pub struct SourceHandle<M> {
     /// What the source says. A receiver that is slow makes it fetch slower.
-    pub events: Receiver<SourceEvent>,
+    pub events: Receiver<SourceEvent<M>>,
     shared: Arc<Shared>,
     wake: Sender<()>,
     finished: Receiver<()>,
@@ -302,7 +294,7 @@ pub struct SourceHandle {
 /// # Errors
 /// The settings are refused, no broker answers within `connect_timeout`, an input topic does not exist, or the replay lists a
 /// partition that there is none of.
-pub fn start(config: SourceConfig) -> Result<SourceHandle, SourceError> {
+pub fn start<M: Send + 'static>(config: SourceConfig, reader: Reader<M>) -> Result<SourceHandle<M>, SourceError> {
     let cluster = Cluster::new(&config.settings, config.connect_timeout)?;
     let mut present = Vec::new();
     for topic in &config.topics {
@@ -327,7 +319,7 @@ pub fn start(config: SourceConfig) -> Result<SourceHandle, SourceError> {
     // From here on a question that gets no answer is asked again by the thread, which has to serve the group in between.
     let cluster = cluster.with_patience(config.connect_timeout.min(Duration::from_secs(1)));
     let consumption = Consumption { cluster, shared: Arc::clone(&shared), events: events_tx, wake: (wake.clone(), wake_rx) };
-    let worker = Worker::new(config, present.len(), consumption)?;
+    let worker = Worker::new(config, reader, present.len(), consumption)?;
     let thread = thread::Builder::new()
         .name("kafka-source".to_owned())
         .spawn(move || {
@@ -341,7 +333,7 @@ pub fn start(config: SourceConfig) -> Result<SourceHandle, SourceError> {
 /// How long [`SourceHandle::stop`] waits for the brokers to take the last commit and the group to be left.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
 
-impl SourceHandle {
+impl<M> SourceHandle<M> {
     /// Lets these positions be committed to the group: at most once a `commit_interval`, the last ones at the stop. They are for
     /// people's tools; one that a broker did not take harms nothing, and is made up for within a minute.
     pub fn commit(&self, positions: &[(PartitionId, NextOffset)]) {
@@ -354,6 +346,12 @@ impl SourceHandle {
         let ends = self.shared.ends();
         let behind = |of: &TopicPartition, at: NextOffset| ends.get(of).map_or(0, |end| (end.0 - at.0).max(0));
         self.shared.delivered().values().map(|(of, at)| Lag { partition: of.clone(), messages: behind(of, *at) }).collect()
+    }
+
+    /// Failed connections and log-ins of the consumer.
+    #[must_use]
+    pub fn connection_errors(&self) -> Arc<ConnectionErrors> {
+        Arc::clone(&self.shared.errors)
     }
 
     /// Stops: no more events, commits, leaves the group. Waits a few seconds for that and goes on without when no broker answers.
@@ -375,7 +373,7 @@ impl SourceHandle {
     }
 }
 
-impl Drop for SourceHandle {
+impl<M> Drop for SourceHandle<M> {
     fn drop(&mut self) {
         self.halt();
     }

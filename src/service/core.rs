@@ -1,16 +1,14 @@
 //! The thread that owns the task: takes decoded events in order, waits for what [`Course`] says is to be waited for, and reports.
 //! What is decided about them is `course`'s.
 
-use super::course::{Counts, Course, Decoded};
+use super::course::{Counts, Course};
 use super::{DRAIN_WITHIN, ServiceError, Shared};
 use crate::defender::batch::Batch;
 use crate::host_clock;
 use crate::kafka::position::NextOffset;
-use crate::kafka::source::{SourceEvent, SourceHandle};
+use crate::kafka::source::{InputMessage, SourceEvent, SourceHandle};
 use crate::metrics::{Outcome, Tracked};
-use crate::stage::Outlet;
 use crate::state::Store;
-use crate::task::Origin;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -27,8 +25,7 @@ pub(super) struct Core {
     course: Course,
     shared: Shared,
     store: Store,
-    source: Option<SourceHandle>,
-    decoded: Outlet<Decoded>,
+    source: SourceHandle<Batch>,
     snapshot_thread: JoinHandle<()>,
     failed: Receiver<Result<(), ServiceError>>,
     last_report: Instant,
@@ -39,12 +36,11 @@ impl Core {
         course: Course,
         shared: Shared,
         store: Store,
-        source: SourceHandle,
-        decoded: Outlet<Decoded>,
+        source: SourceHandle<Batch>,
         snapshot_thread: JoinHandle<()>,
         failed: Receiver<Result<(), ServiceError>>,
     ) -> Core {
-        Core { course, shared, store, source: Some(source), decoded, snapshot_thread, failed, last_report: host_clock::monotonic() }
+        Core { course, shared, store, source, snapshot_thread, failed, last_report: host_clock::monotonic() }
     }
 
     pub(super) fn run(mut self) -> Result<(), ServiceError> {
@@ -63,9 +59,9 @@ impl Core {
 
     fn work_until_stopped(&mut self) -> Result<(), ServiceError> {
         while !self.shared.stop.load(Ordering::Acquire) {
-            match self.decoded.recv_timeout(if self.course.is_copying() { Duration::from_millis(1) } else { TICK }) {
-                Ok(Decoded::Messages { batch, origins }) => self.messages(&batch, &origins)?,
-                Ok(Decoded::Other(event)) => self.event(event)?,
+            match self.source.events.recv_timeout(if self.course.is_copying() { Duration::from_millis(1) } else { TICK }) {
+                Ok(SourceEvent::Messages(messages)) => self.messages(&messages)?,
+                Ok(event) => self.event(event)?,
                 Err(RecvTimeoutError::Timeout) => self.course.idle(host_clock::now(), host_clock::monotonic())?,
                 Err(RecvTimeoutError::Disconnected) => return Err(ServiceError::Ended("input")),
             }
@@ -78,14 +74,14 @@ impl Core {
         Ok(())
     }
 
-    fn messages(&mut self, batch: &Batch, origins: &[Origin]) -> Result<(), ServiceError> {
-        self.course.messages(batch, origins, host_clock::monotonic())?;
-        self.shared.consumed.fetch_add(origins.len() as u64, Ordering::AcqRel);
-        self.count(origins);
+    fn messages(&mut self, messages: &[InputMessage<Batch>]) -> Result<(), ServiceError> {
+        self.course.messages(messages, host_clock::monotonic())?;
+        self.shared.consumed.fetch_add(messages.len() as u64, Ordering::AcqRel);
+        self.count(messages);
         Ok(())
     }
 
-    fn event(&mut self, event: SourceEvent) -> Result<(), ServiceError> {
+    fn event(&mut self, event: SourceEvent<Batch>) -> Result<(), ServiceError> {
         let Some(mut snapshot) = self.course.event(event, host_clock::monotonic())? else { return Ok(()) };
         let mut failed_before = false;
         while !self.shared.stop.load(Ordering::Acquire) {
@@ -112,13 +108,13 @@ impl Core {
         Ok(())
     }
 
-    fn count(&mut self, origins: &[Origin]) {
+    fn count(&mut self, messages: &[InputMessage<Batch>]) {
         let (metrics, tally) = (&self.shared.metrics, self.course.task_mut().take_tally());
         let mut runs: Vec<(crate::kafka::position::PartitionId, u64)> = Vec::new();
-        for origin in origins {
-            match runs.iter_mut().find(|(partition, _)| *partition == origin.partition) {
+        for message in messages {
+            match runs.iter_mut().find(|(partition, _)| *partition == message.partition) {
                 Some((_, n)) => *n += 1,
-                None => runs.push((origin.partition, 1)),
+                None => runs.push((message.partition, 1)),
             }
         }
         for (partition, n) in runs {
@@ -171,20 +167,20 @@ impl Core {
         if let Ok(bytes) = self.store.bytes() {
             metrics.set_state_disk_bytes(bytes);
         }
-        if let Some(source) = &self.source {
-            for lag in source.lag() {
-                metrics.set_consumer_lag(&lag.partition.topic, lag.partition.partition, lag.messages.max(0) as u64);
-            }
+        for lag in self.source.lag() {
+            metrics.set_consumer_lag(&lag.partition.topic, lag.partition.partition, lag.messages.max(0) as u64);
         }
         self.commit();
     }
 
     /// Positions for other people's tools; the truth is in the state directory.
     fn commit(&self) {
-        let Some(source) = self.source.as_ref().filter(|_| self.course.may_commit()) else { return };
+        if !self.course.may_commit() {
+            return;
+        }
         let task = self.course.task();
         let ids = |((topic, partition), next): (&(String, i32), &i64)| Some((task.partitions().id(topic, *partition)?, NextOffset(*next)));
-        source.commit(&task.positions().iter().filter_map(ids).collect::<Vec<_>>());
+        self.source.commit(&task.positions().iter().filter_map(ids).collect::<Vec<_>>());
     }
 
     /// No more input; a last snapshot; everything acknowledged; positions committed.
@@ -203,10 +199,8 @@ impl Core {
         if !acknowledged {
             tracing::warn!("not everything was acknowledged in time; the next start publishes what is missing, once");
         }
-        if let Some(source) = self.source.take() {
-            source.stop();
-        }
-        let Core { course, failed, snapshot_thread, .. } = self;
+        let Core { course, source, failed, snapshot_thread, .. } = self;
+        source.stop();
         drop(course);
         if acknowledged {
             let _ = failed.recv_timeout(Duration::from_secs(1));

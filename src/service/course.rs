@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::defender::batch::Batch;
 use crate::defender::decode::{Decoder, Limits};
 use crate::detector::snapshot::Section;
-use crate::kafka::source::{Payload, SourceEvent};
+use crate::kafka::source::{InputMessage, Reader, SourceEvent};
 use crate::planted::{self, Bug};
 use crate::state::snapshot::Positions;
 use crate::task::{Origin, Task, Turnout};
@@ -21,33 +21,16 @@ use crate::time::{Span, Ticks};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::time::{Duration, Instant};
 
-/// An event of the source with its messages decoded.
-#[derive(Debug)]
-pub enum Decoded {
-    /// The next messages.
-    Messages {
-        /// What is in them.
-        batch: Batch,
-        /// Where they stand, by the batch's tags.
-        origins: Vec<Origin>,
-    },
-    /// Anything else.
-    Other(SourceEvent),
-}
-
-/// Decodes the messages of an event.
-pub fn decode(decoder: &mut Decoder, event: SourceEvent, limits: impl Fn(Option<Ticks>) -> Limits) -> Decoded {
-    let SourceEvent::Messages(messages) = event else { return Decoded::Other(event) };
-    let (mut batch, mut origins) = (Batch::new(), Vec::with_capacity(messages.len()));
-    for message in messages {
-        let (tag, limits) = (origins.len() as u64, limits(message.timestamp));
-        match message.payload {
-            Payload::Text(text) => batch.push_text(decoder, tag, text, &limits),
-            Payload::Bytes(bytes) => batch.push_message(decoder, tag, &bytes, &limits),
-        }
-        origins.push(Origin { partition: message.partition, offset: message.offset, timestamp: message.timestamp });
-    }
-    Decoded::Messages { batch, origins }
+/// Decodes each message where the source has it: of its bytes only what the detector needs goes further.
+#[must_use]
+pub fn reader(replayed: Span, live: Span) -> Reader<Batch> {
+    let mut decoder = Decoder::new();
+    Box::new(move |value, timestamp, is_replayed| {
+        let mut batch = Batch::with_room_for(value.len());
+        let max_clock_skew = if is_replayed { replayed } else { live };
+        batch.push_message(&mut decoder, 0, value, &Limits { independent_clock: timestamp, max_clock_skew });
+        batch
+    })
 }
 
 /// How often what is done by time.
@@ -182,17 +165,18 @@ impl Course {
     ///
     /// # Errors
     /// The publisher is gone.
-    pub fn messages(&mut self, batch: &Batch, origins: &[Origin], now: Instant) -> Result<(), ServiceError> {
+    pub fn messages(&mut self, messages: &[InputMessage<Batch>], now: Instant) -> Result<(), ServiceError> {
         self.caught_up = false;
-        if let Some(appended) = origins.iter().filter_map(|origin| origin.timestamp).max() {
+        if let Some(appended) = messages.iter().filter_map(|message| message.timestamp).max() {
             self.idle_clock.data(appended, now);
         }
         if std::mem::take(&mut self.waiting) && self.owns_all && !self.task.is_replaying() {
             self.shared.health.set_ready();
         }
-        self.task.batch(batch, origins, &mut self.turnout);
+        let origin = |of: &InputMessage<Batch>| Origin { partition: of.partition, offset: of.offset, timestamp: of.timestamp };
+        self.task.messages(messages.iter().map(|message| (origin(message), &message.content)), &mut self.turnout);
         if self.task.is_replaying() {
-            origins.iter().for_each(|_| crash::point("replayed"));
+            messages.iter().for_each(|_| crash::point("replayed"));
         }
         self.hand_on()
     }
@@ -228,7 +212,7 @@ impl Course {
     ///
     /// # Errors
     /// The source failed for good, the publisher is gone, or the output topics can't be read.
-    pub fn event(&mut self, event: SourceEvent, now: Instant) -> Result<Option<Counts>, ServiceError> {
+    pub fn event(&mut self, event: SourceEvent<Batch>, now: Instant) -> Result<Option<Counts>, ServiceError> {
         let health = &self.shared.health;
         match event {
             SourceEvent::Messages(_) => {}

@@ -1,27 +1,24 @@
 //! Everything before the first message: state, topics, what is published already, threads.
 
 use super::core::Core;
-use super::course::{Course, Decoded, Timing, decode};
+use super::course::{Course, Timing, reader};
 use super::publisher::Publisher;
 use super::restore::{Outputs, Restored, restore};
 use super::snapshots::SnapshotWriter;
 use super::{ServiceError, Shared, kafka_settings};
 use crate::config::{Config, OnGap, Start};
-use crate::defender::decode::{Decoder, Limits};
 use crate::finding::severity::Privileged;
 use crate::host_clock;
 use crate::kafka::admin::{Admin, TopicSettings};
 use crate::kafka::client::KafkaSettings;
 use crate::kafka::position::NextOffset;
-use crate::kafka::readback::{Record, read_to_end};
+use crate::kafka::readback::{Record, read_to_end, readable_ends};
 use crate::kafka::sink::{Sink, SinkLimits};
-use crate::kafka::source::{self, SourceConfig, SourceEvent};
-use crate::stage;
+use crate::kafka::source::{self, SourceConfig};
 use crate::state::Store;
 use crate::state::disk::Directory;
 use crate::task::Format;
-use crate::time::Span;
-use crossbeam_channel::{Receiver, bounded, unbounded};
+use crossbeam_channel::{bounded, unbounded};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread;
@@ -90,6 +87,7 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
 
     let journal = store.begin_segment(next_segment).map_err(ServiceError::Journal)?;
     let sink = Sink::new(&kafka, SinkLimits::default())?;
+    shared.metrics.watch_connections("output", sink.connection_errors());
     let (work, work_out) = bounded(STEPS);
     let publisher = Publisher::new(store.clone(), journal, sink, shared, ends.clone(), work_out);
     let (failed_in, failed) = bounded(1);
@@ -101,43 +99,18 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     let writer = SnapshotWriter::new(store.clone(), Arc::clone(&shared.metrics));
     let snapshot_thread = spawn("snapshots", move || writer.run(&pieces_out))?;
 
-    let source = source::start(source_config)?;
-    let decoded = spawn_decoders(config, stored.max_clock_skew, source.events.clone())?;
+    let source = source::start(source_config, reader(stored.max_clock_skew, config.input.max_clock_skew))?;
+    shared.metrics.watch_connections("input", source.connection_errors());
     shared.metrics.state_restored(begun.elapsed());
     shared.health.set_unready("waiting for partitions to be assigned");
     let course = Course::new(task, shared.clone(), Timing::of(config), work, pieces, next_segment, is_new)
         .with_second_reading(Box::new(outputs), ends)
         .stopping_on_gaps(config.input.on_gap == OnGap::Stop);
-    Ok(Core::new(course, shared.clone(), store, source, decoded, snapshot_thread, failed))
+    Ok(Core::new(course, shared.clone(), store, source, snapshot_thread, failed))
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>, ServiceError> {
     thread::Builder::new().name(name.to_owned()).spawn(work).map_err(ServiceError::Thread)
-}
-
-/// One thread hands events to the decoders in turn; results come back in the events' order. What is replayed is decoded by the skew that
-/// was in force.
-fn spawn_decoders(config: &Config, replay_skew: Span, events: Receiver<SourceEvent>) -> Result<stage::Outlet<Decoded>, ServiceError> {
-    // The task and librdkafka want a core each; what is left decodes.
-    let workers = thread::available_parallelism().map_or(1, |n| n.get().saturating_sub(2)).clamp(1, 16);
-    let skew = config.input.max_clock_skew;
-    let make = || {
-        let mut decoder = Decoder::new();
-        move |(event, skew)| decode(&mut decoder, event, |clock| Limits { independent_clock: clock, max_clock_skew: skew })
-    };
-    let (mut inlet, outlet) = stage::spawn("decode", workers, 4, make).map_err(ServiceError::Thread)?;
-    spawn("deal", move || {
-        let mut in_force = replay_skew;
-        for event in events {
-            if matches!(event, SourceEvent::ReplayDone) {
-                in_force = skew;
-            }
-            if !inlet.send((event, in_force)) {
-                return;
-            }
-        }
-    })?;
-    Ok(outlet)
 }
 
 fn ensure_topics(config: &Config, kafka: &KafkaSettings, topics: &[&str]) -> Result<(), ServiceError> {
@@ -162,12 +135,7 @@ struct Brokers(KafkaSettings);
 
 impl Outputs for Brokers {
     fn ends(&mut self, topic: &str) -> Result<BTreeMap<i32, NextOffset>, ServiceError> {
-        let admin = Admin::new(&self.0, PATIENCE)?;
-        let mut ends = BTreeMap::new();
-        for partition in admin.partitions(topic)?.unwrap_or_default() {
-            ends.insert(partition, admin.cluster().ends(topic, partition)?.1);
-        }
-        Ok(ends)
+        Ok(readable_ends(&self.0, topic, PATIENCE)?)
     }
 
     fn read(

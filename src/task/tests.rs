@@ -71,12 +71,17 @@ type Consumed = Vec<(Origin, Vec<u8>)>;
 
 /// One batch of messages.
 fn push(task: &mut Task, messages: &[(Origin, Vec<u8>)], out: &mut Turnout) {
-    let (mut batch, mut decoder) = (Batch::new(), Decoder::new());
+    let mut decoder = Decoder::new();
     let limits = Limits { independent_clock: None, max_clock_skew: Span::hours(1) };
-    for (tag, (_, payload)) in messages.iter().enumerate() {
-        batch.push_message(&mut decoder, tag as u64, payload, &limits);
-    }
-    task.batch(&batch, &messages.iter().map(|(origin, _)| *origin).collect::<Vec<_>>(), out);
+    let decoded: Vec<(Origin, Batch)> = messages
+        .iter()
+        .map(|(origin, payload)| {
+            let mut batch = Batch::new();
+            batch.push_message(&mut decoder, 0, payload, &limits);
+            (*origin, batch)
+        })
+        .collect();
+    task.messages(decoded.iter().map(|(origin, batch)| (*origin, batch)), out);
 }
 
 /// Lives through the steps; what was consumed, and what came of it.

@@ -179,7 +179,8 @@ listen = "127.0.0.1:0"
         self.start_with(&[("FIRSTSEEN_CRASH_AT", place)])
     }
 
-    fn start_with(&self, more: &[(&str, &str)]) -> Process {
+    /// Starts the service with more environment.
+    pub(crate) fn start_with(&self, more: &[(&str, &str)]) -> Process {
         let run = self.runs.replace(self.runs.get() + 1);
         let mut environment: Vec<(&str, &str)> = self.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         environment.extend_from_slice(more);

@@ -166,9 +166,7 @@ pub(crate) fn undisturbed(input: &Input, order: &[Step], largest: Option<usize>)
                 let limits = Limits { independent_clock: log[n].timestamp, max_clock_skew: settings().max_clock_skew };
                 let mut batch = Batch::new();
                 batch.push_message(&mut decoder, 0, &log[n].bytes, &limits);
-                for item in batch.items() {
-                    feed.item(item, &mut Scribe { at: Some((*partition, *offset)), written: &mut written });
-                }
+                feed.batch(&batch, &mut Scribe { at: Some((*partition, *offset)), written: &mut written });
             }
         }
     }

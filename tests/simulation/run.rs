@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError, bounded, unbounded};
-use firstseen::defender::decode::{Decoder, Limits};
+use firstseen::defender::Batch;
 use firstseen::finding::severity::Privileged;
 use firstseen::kafka::sink::Outgoing;
 use firstseen::kafka::source::SourceEvent;
-use firstseen::service::course::{Course, Decoded, Timing, decode};
+use firstseen::service::course::{Course, Timing};
 use firstseen::service::publisher::{Publisher, Turn, Work};
 use firstseen::service::restore::{Restored, restore};
 use firstseen::service::snapshots::{Piece, SnapshotWriter};
@@ -152,7 +152,6 @@ struct Life<'a> {
     truth: &'a mut Truth,
     outcome: &'a mut Outcome,
     begun: (Ticks, Instant),
-    decoder: Decoder,
     source: Source,
     course: Course,
     publisher: Publisher<SimSink>,
@@ -205,7 +204,6 @@ impl<'a> Life<'a> {
             truth,
             outcome,
             begun,
-            decoder: Decoder::new(),
             source,
             course,
             publisher,
@@ -300,23 +298,22 @@ impl<'a> Life<'a> {
         Ok(busy)
     }
 
-    fn event(&mut self, event: SourceEvent) -> Result<(), Ended> {
-        let limits = |clock| Limits { independent_clock: clock, max_clock_skew: settings().max_clock_skew };
-        match decode(&mut self.decoder, event, limits) {
-            Decoded::Messages { batch, origins } => {
-                for origin in &origins {
-                    let of = self.course.task().partitions().get(origin.partition);
+    fn event(&mut self, event: SourceEvent<Batch>) -> Result<(), Ended> {
+        match event {
+            SourceEvent::Messages(messages) => {
+                for message in &messages {
+                    let of = self.course.task().partitions().get(message.partition);
                     let n = of.and_then(|of| log_of(&of.topic, of.partition));
-                    self.truth.message(n.ok_or_else(|| Ended::Wrong("a message of no partition".to_owned()))?, origin.offset)?;
+                    self.truth.message(n.ok_or_else(|| Ended::Wrong("a message of no partition".to_owned()))?, message.offset)?;
                 }
                 if self.course.task().is_replaying() {
-                    self.outcome.replayed += origins.len() as u64;
+                    self.outcome.replayed += messages.len() as u64;
                 }
                 let now = self.clock();
-                Ok(self.course.messages(&batch, &origins, now)?)
+                Ok(self.course.messages(&messages, now)?)
             }
-            Decoded::Other(event) => {
-                if event == SourceEvent::ReplayDone {
+            event => {
+                if matches!(event, SourceEvent::ReplayDone) {
                     self.truth.replay_done()?;
                 }
                 let now = self.clock();

@@ -3,18 +3,20 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::mem;
 
+use firstseen::defender::Batch;
 use firstseen::kafka::merge::{Merge, Run, Step};
 use firstseen::kafka::plan::{self, Known};
 use firstseen::kafka::position::{NextOffset, PartitionId, PartitionTable, TopicPartition};
-use firstseen::kafka::source::{InputMessage, Payload, SourceEvent, Start};
+use firstseen::kafka::source::{InputMessage, Reader, SourceEvent, Start};
+use firstseen::service::course::reader;
 use firstseen::time::{Span, Ticks};
 
 use super::broker::SESSION;
-use super::input::{INPUTS, log_of, place};
+use super::input::{INPUTS, log_of, place, settings};
 use super::run::Ended;
 use super::world::Sim;
 
-/// Events that wait before the decoders.
+/// Events that wait before the task.
 const EVENTS: usize = 8;
 
 struct Lane {
@@ -32,14 +34,15 @@ pub(crate) struct Source {
     topics: Vec<String>,
     table: PartitionTable,
     positions: HashMap<(String, i32), NextOffset>,
-    merge: Merge<InputMessage>,
+    merge: Merge<InputMessage<Batch>>,
+    reader: Reader<Batch>,
     lanes: BTreeMap<PartitionId, Lane>,
     /// When the group gives the partitions; `None` while they are owned.
     given_at: Option<Ticks>,
-    batch: Vec<InputMessage>,
+    batch: Vec<InputMessage<Batch>>,
     most: usize,
     caught_up: bool,
-    pub(crate) events: VecDeque<SourceEvent>,
+    pub(crate) events: VecDeque<SourceEvent<Batch>>,
 }
 
 impl Source {
@@ -53,6 +56,7 @@ impl Source {
             table,
             positions,
             merge: Merge::new(replay),
+            reader: reader(settings().max_clock_skew, settings().max_clock_skew),
             lanes: BTreeMap::new(),
             given_at: Some(given_at),
             batch: Vec::new(),
@@ -172,11 +176,13 @@ impl Source {
                     let before = lane.next.checked_sub(1).and_then(|n| log.get(n)).cloned();
                     (log.get(lane.next).filter(|m| m.appended <= now).cloned(), before)
                 };
-                let input = |m: &super::input::Message| InputMessage {
+                let reader = &mut self.reader;
+                let mut input = |m: &super::input::Message| InputMessage {
                     partition: *id,
                     offset: m.offset,
                     timestamp: m.timestamp,
-                    payload: Payload::copy(&m.bytes),
+                    content: reader(&m.bytes, m.timestamp, false),
+                    bytes: m.bytes.len(),
                 };
                 if faults.duplicates
                     && self.sim.chance(|c| c.one_in(10))

@@ -3,6 +3,7 @@
 //! The jars that `pom.xml` names are copied once to `target/kafka-libs`. Java and Maven have to be there: a broker test that passes
 //! without a broker proves nothing, so their absence is a failure.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
@@ -49,7 +50,23 @@ pub(crate) fn broker() -> &'static Broker {
 pub(crate) struct Broker {
     dir: PathBuf,
     port: u16,
+    /// Of the listeners beside the plain one, by name.
+    ports: BTreeMap<&'static str, u16>,
+    java_options: Vec<String>,
     process: Mutex<Option<Process>>,
+}
+
+/// What a broker has beside its plain listener.
+#[derive(Default)]
+pub(crate) struct Extras {
+    /// Names and protocols (`SASL_SSL`) of more listeners.
+    pub(crate) listeners: Vec<(&'static str, &'static str)>,
+    /// More lines of its `server.properties`.
+    pub(crate) properties: String,
+    /// More arguments of the command that formats its storage.
+    pub(crate) format: Vec<String>,
+    /// Options of its Java machine.
+    pub(crate) java: Vec<String>,
 }
 
 struct Process {
@@ -106,21 +123,30 @@ fn java(libs: &Path, main: &str) -> Command {
 impl Broker {
     /// A broker of its own for a test that kills or pauses it; gone when it is dropped.
     pub(crate) fn start() -> Broker {
+        Broker::start_with(Extras::default())
+    }
+
+    /// The same with more listeners, or other settings.
+    pub(crate) fn start_with(extras: Extras) -> Broker {
         let libs = libs();
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique(&format!("kafka-{}", std::process::id())));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).expect("target is writable");
-        // Both are held until both are known, so that they differ.
-        let free = [TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap()];
-        let [port, controller] = free.each_ref().map(|l| l.local_addr().unwrap().port());
+        // All are held until all are known, so that they differ.
+        let free: Vec<TcpListener> = (0..2 + extras.listeners.len()).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let mut numbers = free.iter().map(|l| l.local_addr().unwrap().port());
+        let (port, controller) = (numbers.next().unwrap(), numbers.next().unwrap());
+        let ports: BTreeMap<&'static str, u16> = extras.listeners.iter().map(|(name, _)| *name).zip(numbers).collect();
         drop(free);
+        let addresses = |host: &str| ports.iter().map(|(name, port)| format!(",{name}://{host}:{port}")).collect::<String>();
+        let protocols: String = extras.listeners.iter().map(|(name, protocol)| format!(",{name}:{protocol}")).collect();
         let properties = format!(
             "process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{bound}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}{advertised}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 log.dirs={dir}/data
@@ -135,13 +161,18 @@ transaction.state.log.min.isr=1
 share.coordinator.state.topic.replication.factor=1
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
+{more}
 ",
-            dir = dir.display()
+            dir = dir.display(),
+            bound = addresses("127.0.0.1"),
+            advertised = addresses("localhost"),
+            more = extras.properties,
         );
         let config = dir.join("server.properties");
         fs::write(&config, properties).expect("target is writable");
-        run("formatting Kafka's storage", java(&libs, "kafka.tools.StorageTool").args(["format", "-t", CLUSTER_ID, "-c"]).arg(&config));
-        let broker = Broker { dir, port, process: Mutex::new(None) };
+        let mut format = java(&libs, "kafka.tools.StorageTool");
+        run("formatting Kafka's storage", format.args(["format", "-t", CLUSTER_ID, "-c"]).arg(&config).args(extras.format));
+        let broker = Broker { dir, port, ports, java_options: extras.java, process: Mutex::new(None) };
         broker.resurrect();
         broker
     }
@@ -149,6 +180,26 @@ group.min.session.timeout.ms=1000
     /// `host:port`.
     pub(crate) fn bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// `host:port` of one of the other listeners.
+    pub(crate) fn listener(&self, name: &str) -> String {
+        format!("localhost:{}", self.ports[name])
+    }
+
+    /// Allows operations: `kafka-acls` with these arguments.
+    pub(crate) fn allow(&self, arguments: &[&str]) {
+        let mut tool = java(&libs(), "org.apache.kafka.tools.AclCommand");
+        tool.args(["--bootstrap-server", &self.bootstrap(), "--add"]).args(arguments);
+        run("allowing operations", &mut tool);
+    }
+
+    /// Gives a SCRAM user this password.
+    pub(crate) fn set_scram(&self, user: &str, password: &str) {
+        let mut tool = java(&libs(), "kafka.admin.ConfigCommand");
+        tool.args(["--bootstrap-server", &self.bootstrap(), "--alter", "--entity-type", "users", "--entity-name", user]);
+        tool.args(["--add-config", &format!("SCRAM-SHA-512=[password={password}]")]);
+        run("setting a password", &mut tool);
     }
 
     /// Starts the broker that was killed, with its data.
@@ -166,6 +217,7 @@ wait
             .args(["-c", script, "sh"])
             .arg(&self.dir)
             .arg(java.get_program())
+            .args(&self.java_options)
             .args(java.get_args())
             .arg(self.dir.join("server.properties"))
             .stdin(Stdio::piped())

@@ -1,6 +1,6 @@
 //! Good messages, mutated: the decoder and the reference must say the same of each, record by record.
 
-use super::{Limits, NO_CLOCK, Said, at, decode, decode_bare, reference};
+use super::{Limits, NO_CLOCK, Said, agree, at, decode, decode_bare};
 use crate::defender::Reason;
 use crate::time::Span;
 use proptest::prelude::*;
@@ -177,8 +177,7 @@ fn clock() -> Limits {
 fn both_read_the_good_messages_alike() {
     for base in BASES {
         for limits in [NO_CLOCK, clock()] {
-            assert_eq!(decode(base.as_bytes(), &limits).said, reference::message(base.as_bytes(), &limits));
-            assert_eq!(decode_bare(base.as_bytes(), &limits).said, reference::bare(base.as_bytes(), &limits));
+            agree(base.as_bytes(), &limits);
         }
     }
     assert!(decode(MIXED.as_bytes(), &NO_CLOCK).said.iter().all(|said| matches!(said, Said::Record { .. })));
@@ -223,14 +222,13 @@ proptest! {
         let mut bytes = BASES[base].as_bytes().to_vec();
         mutations.iter().for_each(|m| apply(&mut bytes, m));
         let limits = if with_clock { clock() } else { NO_CLOCK };
-        prop_assert_eq!(decode(&bytes, &limits).said, reference::message(&bytes, &limits));
-        prop_assert_eq!(decode_bare(&bytes, &limits).said, reference::bare(&bytes, &limits));
+        agree(&bytes, &limits);
     }
 
     #[test]
     fn both_say_the_same_of_any_bytes_and_none_panics(bytes in prop::collection::vec(prop::sample::select(&b"{}[]\",:\\u0d8e-.+truefalsn \n\x00\xC3\xA9"[..]), 0..60)) {
-        prop_assert_eq!(decode(&bytes, &NO_CLOCK).said, reference::message(&bytes, &NO_CLOCK));
+        agree(&bytes, &NO_CLOCK);
         let wrapped = [b"{\"records\":[".as_slice(), &bytes, b"]}"].concat();
-        prop_assert_eq!(decode(&wrapped, &NO_CLOCK).said, reference::message(&wrapped, &NO_CLOCK));
+        agree(&wrapped, &NO_CLOCK);
     }
 }

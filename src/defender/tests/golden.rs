@@ -119,19 +119,8 @@ fn a_message_of_mixed_tables_reads_column_by_column() {
         })
         .collect();
     assert_eq!(replayed, records);
-    let raw: Vec<&[u8]> = batch
-        .items()
-        .filter_map(|item| match item {
-            Item::Record { raw, .. } => Some(raw),
-            _ => None,
-        })
-        .collect();
-    let mut rebuilt = b"{\"records\":[".to_vec();
-    rebuilt.extend(raw.join(&b","[..]));
-    rebuilt.extend(b"]}");
-    assert_eq!(rebuilt, MIXED, "the records' own bytes make up the message");
     batch.clear();
-    assert!(batch.is_empty() && batch.bytes() == 0 && batch.items().next().is_none());
+    assert!(batch.is_empty() && batch.items().next().is_none());
 }
 
 #[test]

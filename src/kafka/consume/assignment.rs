@@ -14,7 +14,7 @@ use crate::kafka::plan::{self, Known};
 use crate::kafka::position::{PartitionId, TopicPartition};
 use crate::kafka::source::{Assigned, SourceError, SourceEvent};
 
-impl Worker {
+impl<M: Send + 'static> Worker<M> {
     pub(super) fn revoke(&mut self) -> Flow {
         self.lanes.clear();
         self.merge.revoke();

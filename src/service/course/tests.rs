@@ -29,7 +29,7 @@ fn begin(course: &mut Course) {
     assert!(course.event(SourceEvent::ReplayDone, now).unwrap().is_none(), "nothing was lost, no settings changed");
 }
 
-const GAP: SourceEvent = SourceEvent::Gap { partition: PartitionId(0), from: NextOffset(3), to: NextOffset(8) };
+const GAP: SourceEvent<Batch> = SourceEvent::Gap { partition: PartitionId(0), from: NextOffset(3), to: NextOffset(8) };
 
 #[test]
 fn a_gap_is_in_a_snapshot_before_more_is_taken() {

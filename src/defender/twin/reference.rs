@@ -10,7 +10,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::collections::HashMap;
 
-pub(super) fn message(bytes: &[u8], limits: &Limits) -> Vec<Said> {
+pub(in crate::defender) fn message(bytes: &[u8], limits: &Limits) -> Vec<Said> {
     let dead = |reason| vec![Said::Dead { index: None, reason, raw: bytes.to_vec() }];
     let text = match text(bytes) {
         Ok(text) => text,
@@ -29,7 +29,7 @@ pub(super) fn message(bytes: &[u8], limits: &Limits) -> Vec<Said> {
     }
 }
 
-pub(super) fn bare(bytes: &[u8], limits: &Limits) -> Vec<Said> {
+pub(in crate::defender) fn bare(bytes: &[u8], limits: &Limits) -> Vec<Said> {
     match text(bytes) {
         Ok(text) => vec![element(serde_json::from_str::<&RawValue>(text).unwrap().get(), 0, limits)],
         Err(reason) => vec![Said::Dead { index: None, reason, raw: bytes.to_vec() }],
