@@ -7,7 +7,6 @@
 use crate::config::Config;
 use crate::defender::decode::Limits;
 use crate::defender::twin;
-use crate::detector::Settings;
 use crate::detector::snapshot::Section;
 use crate::files::{FileError, FileSource, Line};
 use crate::state::codec::{END, FileKind, write_frame, write_header};
