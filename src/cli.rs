@@ -64,7 +64,7 @@ pub enum Command {
     /// Read what the service could not, and feed back what was repaired
     #[command(
         subcommand,
-        after_help = "Example:\n  firstseen dead-letters list --config firstseen.toml > dead.ndjson      # repair the values, then: dead-letters replay",
+        after_help = "Example:\n  firstseen dead-letters list --config firstseen.toml      # repair the values, then: dead-letters replay",
         arg_required_else_help = true
     )]
     DeadLetters(DeadLetters),
