@@ -32,7 +32,7 @@ fn killed_with_changes_journaled_and_not_published() {
 fn killed_with_changes_journaled_late_in_the_input() {
     let rig = Rig::shared("journaled-late");
     rig.produce(broker(), fleet());
-    rig.start_to_crash("journal-synced:8").crashed();
+    rig.start_to_crash("journal-synced:4").crashed();
     let found = rig.changes();
     assert!(!found.is_empty() && found.len() < expected().len(), "{}", found.len());
     let metrics = to_the_end(&rig);
