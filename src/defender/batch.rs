@@ -144,6 +144,14 @@ impl Batch {
         self.rows.len()
     }
 
+    /// Bytes that it takes in memory. Of the usual message that is less than its length; of one with a hundred thousand tiny elements, each of
+    /// which is a dead letter, a hundred times as much.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let (messages, rows) = (self.messages.capacity() * size_of::<Message>(), self.rows.capacity() * size_of::<Row>());
+        messages + rows + self.arena.capacity() + self.raw.capacity()
+    }
+
     /// Whether no message has been pushed.
     #[must_use]
     pub fn is_empty(&self) -> bool {

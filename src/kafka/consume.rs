@@ -22,7 +22,7 @@ use super::cluster::Cluster;
 use super::group::{Context, Rebalance};
 use super::merge::{Merge, Step};
 use super::position::{NextOffset, PartitionId, PartitionTable, TopicPartition};
-use super::source::{InputMessage, Reader, Shared, SourceConfig, SourceError, SourceEvent};
+use super::source::{InputMessage, Kept, Reader, Shared, SourceConfig, SourceError, SourceEvent};
 use crate::time::Ticks;
 
 mod assignment;
@@ -84,7 +84,7 @@ pub(super) struct Worker<M> {
     ends_before: HashMap<TopicPartition, NextOffset>,
 }
 
-impl<M: Send + 'static> Worker<M> {
+impl<M: Kept + Send + 'static> Worker<M> {
     /// Makes the consumer and subscribes; `partitions` is how many there are now.
     pub(super) fn new(config: SourceConfig, reader: Reader<M>, partitions: usize, io: Consumption<M>) -> Result<Self, SourceError> {
         let context = Context::new(Logged::of(&config.settings)?, Arc::clone(&io.shared));
@@ -203,10 +203,10 @@ impl<M: Send + 'static> Worker<M> {
             }
             match lane.queue.poll(Duration::ZERO) {
                 Some(Ok(message)) => {
-                    let bytes = message.payload_len();
-                    lane.queued_bytes += bytes;
                     let (offset, timestamp) = (message.offset(), message.timestamp().to_millis().map(Ticks::from_millis));
                     let content = (self.reader)(message.payload().unwrap_or_default(), timestamp, self.merge.is_replayed(id, offset));
+                    let bytes = content.bytes();
+                    lane.queued_bytes += bytes;
                     if !self.merge.push(id, offset, timestamp, InputMessage { partition: id, offset, timestamp, content, bytes }) {
                         tracing::debug!(partition = %lane.of, offset, "a repeated offset was refused");
                     }

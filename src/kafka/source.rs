@@ -60,7 +60,7 @@ pub struct SourceConfig {
     pub waiting_after: Duration,
     /// At most this many messages in one [`SourceEvent::Messages`].
     pub batch_messages: usize,
-    /// A batch is closed when its payloads reach this many bytes.
+    /// A batch is closed when what is kept of its messages reaches this many bytes.
     pub batch_bytes: usize,
     /// How many events the channel holds.
     pub channel_events: usize,
@@ -99,8 +99,20 @@ pub struct InputMessage<M> {
     pub timestamp: Option<Ticks>,
     /// What the reader made of its value.
     pub content: M,
-    /// How long its value was, in bytes.
+    /// Bytes that it takes in memory, about.
     pub bytes: usize,
+}
+
+/// What a reader leaves of a message. The memory that it takes bounds how much waits: a short value may unfold into much.
+pub trait Kept {
+    /// Bytes in memory, about.
+    fn bytes(&self) -> usize;
+}
+
+impl Kept for Vec<u8> {
+    fn bytes(&self) -> usize {
+        self.capacity()
+    }
 }
 
 /// Makes of a message's value (a null value is empty) and timestamp what is kept of it; true when the journal lists the message. It is called on the source's thread while the
@@ -294,7 +306,7 @@ pub struct SourceHandle<M> {
 /// # Errors
 /// The settings are refused, no broker answers within `connect_timeout`, an input topic does not exist, or the replay lists a
 /// partition that there is none of.
-pub fn start<M: Send + 'static>(config: SourceConfig, reader: Reader<M>) -> Result<SourceHandle<M>, SourceError> {
+pub fn start<M: Kept + Send + 'static>(config: SourceConfig, reader: Reader<M>) -> Result<SourceHandle<M>, SourceError> {
     let cluster = Cluster::new(&config.settings, config.connect_timeout)?;
     let mut present = Vec::new();
     for topic in &config.topics {

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::defender::batch::Batch;
 use crate::defender::decode::{Decoder, Limits};
 use crate::detector::snapshot::Section;
-use crate::kafka::source::{InputMessage, Reader, SourceEvent};
+use crate::kafka::source::{InputMessage, Kept, Reader, SourceEvent};
 use crate::planted::{self, Bug};
 use crate::state::snapshot::Positions;
 use crate::task::{Origin, Task, Turnout};
@@ -31,6 +31,12 @@ pub fn reader(replayed: Span, live: Span) -> Reader<Batch> {
         batch.push_message(&mut decoder, 0, value, &Limits { independent_clock: timestamp, max_clock_skew });
         batch
     })
+}
+
+impl Kept for Batch {
+    fn bytes(&self) -> usize {
+        Batch::bytes(self)
+    }
 }
 
 /// How often what is done by time.

@@ -133,3 +133,16 @@ fn an_exported_line_holds_one_record_without_the_wrapper() {
     let Collect { said, errors } = decode_bare(EXPORT_LINE, &NO_CLOCK);
     assert_eq!((said.len(), errors.len()), (1, 0));
 }
+
+#[test]
+fn a_batch_counts_the_memory_that_it_takes() {
+    let batch = |bytes: &[u8]| {
+        let mut batch = Batch::with_room_for(bytes.len());
+        batch.push_message(&mut Decoder::new(), 0, bytes, &NO_CLOCK);
+        batch.bytes()
+    };
+    let unfolds = format!("{{\"records\":[{}0]}}", "0,".repeat(10_000));
+    assert!(batch(unfolds.as_bytes()) > 50 * unfolds.len());
+    // Neither is held for more than it is worth.
+    assert!(batch(MIXED) < 2 * MIXED.len());
+}

@@ -12,9 +12,9 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use super::{Flow, Lane, RETRY, Stopped, Worker, refused};
 use crate::kafka::plan::{self, Known};
 use crate::kafka::position::{PartitionId, TopicPartition};
-use crate::kafka::source::{Assigned, SourceError, SourceEvent};
+use crate::kafka::source::{Assigned, Kept, SourceError, SourceEvent};
 
-impl<M: Send + 'static> Worker<M> {
+impl<M: Kept + Send + 'static> Worker<M> {
     pub(super) fn revoke(&mut self) -> Flow {
         self.lanes.clear();
         self.merge.revoke();
