@@ -19,6 +19,7 @@ fn refused(rig: &Rig, code: i32) -> String {
 
 /// Asserts one line that holds all of `words`.
 fn one_line(text: &str, words: &[&str]) {
+    println!("refused, {text}");
     assert_eq!(text.lines().count(), 1, "{text}");
     for word in words {
         assert!(text.contains(word), "no {word:?} in {text}");
