@@ -20,6 +20,7 @@ macro_rules! turn {
     };
 }
 
+mod address;
 mod candidate;
 mod change;
 mod check;
@@ -35,6 +36,8 @@ mod index;
 mod judge;
 mod look_ahead;
 mod message;
+mod packed;
+mod pool;
 mod settings;
 pub mod sketch;
 mod slab;

@@ -18,8 +18,34 @@ const NONE: u32 = u32::MAX;
 
 /// A row that can be written to a snapshot and read back.
 pub(crate) trait Row: Sized {
-    fn encode(&self, out: &mut Vec<u8>);
-    fn decode(bytes: &mut Get<'_>) -> Result<Self, WireError>;
+    /// Where the lists of these rows lie.
+    type Lists: Lists;
+    fn encode(&self, lists: &Self::Lists, out: &mut Vec<u8>);
+    /// Reads the row that will have this id.
+    fn decode(bytes: &mut Get<'_>, id: u32, lists: &mut Self::Lists) -> Result<Self, WireError>;
+    /// Gives its lists back.
+    fn free(&mut self, _: &mut Self::Lists) {}
+    /// The block of one of its lists has moved.
+    fn follow(&mut self, _list: u8, _moved: Moved) {}
+}
+
+/// A block that has moved: whose it is, and where it is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moved {
+    pub(crate) owner: u32,
+    pub(crate) to: u32,
+}
+
+/// The lists of a table's rows (see `pool`).
+pub(crate) trait Lists: Default {
+    /// The number of the list and the next move, in the order in which they happened.
+    fn next_move(&mut self) -> Option<(u8, Moved)>;
+}
+
+impl Lists for () {
+    fn next_move(&mut self) -> Option<(u8, Moved)> {
+        None
+    }
 }
 
 #[derive(Debug)]
@@ -38,7 +64,8 @@ struct Chunk<T> {
 }
 
 #[derive(Debug)]
-pub(crate) struct Slab<T> {
+pub(crate) struct Slab<T: Row> {
+    pub(crate) lists: T::Lists,
     chunks: Vec<Chunk<T>>,
     /// Chunks that have room.
     room: BTreeSet<u32>,
@@ -50,9 +77,18 @@ pub(crate) struct Slab<T> {
     out: Vec<u8>,
 }
 
-impl<T> Default for Slab<T> {
+impl<T: Row> Default for Slab<T> {
     fn default() -> Self {
-        Slab { chunks: Vec::new(), room: BTreeSet::new(), len: 0, copy: 0, cursor: 0, cursor_end: 0, out: Vec::new() }
+        Slab {
+            lists: T::Lists::default(),
+            chunks: Vec::new(),
+            room: BTreeSet::new(),
+            len: 0,
+            copy: 0,
+            cursor: 0,
+            cursor_end: 0,
+            out: Vec::new(),
+        }
     }
 }
 
@@ -106,6 +142,27 @@ impl<T: Row> Slab<T> {
         self.get_mut(id).expect("INV-ids: an id in a table names a row")
     }
 
+    /// Changes a row and its lists.
+    #[inline]
+    pub(crate) fn edit<R>(&mut self, id: u32, change: impl FnOnce(&mut T, &mut T::Lists) -> R) -> R {
+        self.save(id);
+        let slot = self.chunks.get_mut((id >> CHUNK_BITS) as usize).and_then(|c| c.slots.get_mut(id as usize % CHUNK));
+        let row = slot.and_then(|slot| slot.row.as_mut()).expect("INV-ids: an id in a table names a row");
+        let result = change(row, &mut self.lists);
+        self.follow_moves();
+        result
+    }
+
+    /// Tells rows where their blocks are now. What a copy holds of a row doesn't depend on it.
+    #[inline]
+    fn follow_moves(&mut self) {
+        while let Some((list, moved)) = self.lists.next_move() {
+            if let Some(row) = self.slot_mut(moved.owner).and_then(|slot| slot.row.as_mut()) {
+                row.follow(list, moved);
+            }
+        }
+    }
+
     pub(crate) fn insert(&mut self, row: T) -> u32 {
         let number = self.room.first().copied().unwrap_or_else(|| self.add_chunk());
         let slot = Slot { copied: self.copy, row: Some(row) };
@@ -146,7 +203,7 @@ impl<T: Row> Slab<T> {
         let number = id >> CHUNK_BITS;
         let chunk = self.chunks.get_mut(number as usize)?;
         let slot = chunk.slots.get_mut(id as usize % CHUNK)?;
-        let row = slot.row.take()?;
+        let mut row = slot.row.take()?;
         slot.copied = std::mem::replace(&mut chunk.free, id % CHUNK as u32);
         chunk.live -= 1;
         if chunk.live == 0 && number > 0 {
@@ -154,6 +211,8 @@ impl<T: Row> Slab<T> {
         }
         self.room.insert(number);
         self.len -= 1;
+        row.free(&mut self.lists);
+        self.follow_moves();
         Some(row)
     }
 
@@ -181,7 +240,7 @@ impl<T: Row> Slab<T> {
         {
             slot.copied = copy;
             self.out.put_u32(id);
-            row.encode(&mut self.out);
+            row.encode(&self.lists, &mut self.out);
         }
     }
 
@@ -235,7 +294,7 @@ impl<T: Row> Slab<T> {
             while self.chunks.len() <= number {
                 self.add_chunk();
             }
-            let row = T::decode(&mut get)?;
+            let row = T::decode(&mut get, id, &mut self.lists)?;
             let copied = self.copy;
             let chunk = self.chunks.get_mut(number).ok_or(WireError::Invalid("row id"))?;
             if number > 0 && chunk.slots.capacity() == 0 {
@@ -276,10 +335,11 @@ mod tests {
     use std::collections::BTreeMap;
 
     impl Row for u64 {
-        fn encode(&self, out: &mut Vec<u8>) {
+        type Lists = ();
+        fn encode(&self, (): &(), out: &mut Vec<u8>) {
             out.put_u64(*self);
         }
-        fn decode(bytes: &mut Get<'_>) -> Result<Self, WireError> {
+        fn decode(bytes: &mut Get<'_>, _: u32, (): &mut ()) -> Result<Self, WireError> {
             bytes.u64()
         }
     }
