@@ -391,7 +391,7 @@ impl Detector {
                 Message::Unwatch { destination, candidate } => self.destinations.unwatch(destination, candidate),
                 Message::Answer { candidate, answer } => {
                     if let Some(row) = self.candidates.get_mut(candidate) {
-                        row.answer = Some(answer);
+                        row.answer = Some(Box::new(answer));
                         self.dirty.push(candidate);
                     }
                 }

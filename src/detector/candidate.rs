@@ -35,7 +35,7 @@ pub(crate) struct Candidate {
     pub(crate) identities: Identities,
     pub(crate) finding: Option<Box<Finding>>,
     /// The destination's answer, while the device is third-party; not persisted.
-    pub(crate) answer: Option<Answer>,
+    pub(crate) answer: Option<Box<Answer>>,
     /// Not persisted, as every timer.
     pub(crate) timer: Ticks,
     /// Its place in its device's list; not persisted.

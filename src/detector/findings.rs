@@ -74,7 +74,7 @@ impl Detector {
         }
         let open = matches!(kind, ChangeKind::Opened | ChangeKind::Updated);
         let row = self.candidates.row_mut(id);
-        let answer = row.answer.unwrap_or(message::Answer { prevalence: 0, urls: 0 });
+        let answer = row.answer.as_deref().copied().unwrap_or(message::Answer { prevalence: 0, urls: 0 });
         row.finding = Some(Box::new(Finding { id: finding_id, revision, open, written: now, count: row.count, answer }));
     }
 
