@@ -73,7 +73,8 @@ mod tests {
     #[test]
     fn every_text_comes_back_as_it_was() {
         let mut addresses = Addresses::default();
-        let texts = ["192.0.2.1", "0.0.0.0", "255.255.255.255", "192.0.2.01", "1.2.3", "::ffff:1.2.3.4", "2001:DB8::1", "", "host", " 1.2.3.4"];
+        let texts =
+            ["192.0.2.1", "0.0.0.0", "255.255.255.255", "192.0.2.01", "1.2.3", "::ffff:1.2.3.4", "2001:DB8::1", "", "host", " 1.2.3.4"];
         let kept = texts.map(|text| addresses.keep(text));
         for (text, address) in texts.iter().zip(kept) {
             assert_eq!(addresses.text(address), *text);

@@ -102,11 +102,7 @@ impl Detector {
             }
             let (devices, urls) = self.destinations.kept(id);
             if devices.len() > self.settings.device_cap() || urls.len() > self.settings.urls_per_destination {
-                say(format!(
-                    "INV-recent: destination {ip} keeps {} devices and {} URLs, more than its caps",
-                    devices.len(),
-                    urls.len()
-                ));
+                say(format!("INV-recent: destination {ip} keeps {} devices and {} URLs, more than its caps", devices.len(), urls.len()));
             }
             let (mut device_keys, mut url_keys) = (HashSet::new(), HashSet::new());
             if devices.iter().any(|s| !device_keys.insert(s.key())) || urls.iter().any(|s| !url_keys.insert(s.key())) {

@@ -258,9 +258,7 @@ impl Destinations {
     #[inline]
     pub(crate) fn touch_window(&self, id: u32) -> (u64, Option<u32>) {
         let lists = &self.rows.lists;
-        self.rows.get(id).map_or((0, None), |row| {
-            (row.devices.touch(&lists.devices), row.urls.all(&lists.urls).first().map(Seen::key))
-        })
+        self.rows.get(id).map_or((0, None), |row| (row.devices.touch(&lists.devices), row.urls.all(&lists.urls).first().map(Seen::key)))
     }
 
     /// The address as text.

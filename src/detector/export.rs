@@ -276,7 +276,8 @@ impl Detector {
         let mut devices: Vec<(String, Ticks)> =
             self.destinations.devices_within(id, now, &self.settings).map(|(print, last)| (format!("{print:016x}"), last)).collect();
         devices.sort_unstable();
-        let mut urls: Vec<(&str, Ticks)> = self.destinations.urls_within(id, now, &self.settings).map(|(url, last)| (self.strings.get(url), last)).collect();
+        let mut urls: Vec<(&str, Ticks)> =
+            self.destinations.urls_within(id, now, &self.settings).map(|(url, last)| (self.strings.get(url), last)).collect();
         urls.sort_unstable();
         // Connections name the others: they stand in their lines.
         if devices.is_empty() && urls.is_empty() {

@@ -12,7 +12,7 @@ use super::wire::{Get, Put, WireError};
 use std::collections::BTreeSet;
 
 const CHUNK: usize = 1 << CHUNK_BITS;
-const CHUNK_BITS: u32 = 10;
+const CHUNK_BITS: u32 = 11;
 
 /// A row that can be written to a snapshot and read back.
 pub(crate) trait Row: Sized {
@@ -227,9 +227,10 @@ impl<T: Row> Slab<T> {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
-        self.chunks.iter().zip(0u32..).flat_map(|(chunk, number)| {
-            chunk.rows.iter().zip(number << CHUNK_BITS..).filter_map(|(row, id)| Some((id, row.as_ref()?)))
-        })
+        self.chunks
+            .iter()
+            .zip(0u32..)
+            .flat_map(|(chunk, number)| chunk.rows.iter().zip(number << CHUNK_BITS..).filter_map(|(row, id)| Some((id, row.as_ref()?))))
     }
 
     #[inline]

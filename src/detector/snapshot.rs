@@ -306,7 +306,9 @@ impl Detector {
             self.arm_candidate(tenant, id, now);
             let turn = turn!(self, tenant, now);
             let row = self.candidates.row_mut(id);
-            if let Some(finding) = row.finding.as_ref().filter(|f| f.open && (f.count != row.count || Some(&f.answer) != row.answer.as_deref())) {
+            if let Some(finding) =
+                row.finding.as_ref().filter(|f| f.open && (f.count != row.count || Some(&f.answer) != row.answer.as_deref()))
+            {
                 let due = finding.written.plus(turn.settings.update_interval);
                 if due > now {
                     // Else it was kept by a longer interval, and is judged when that is changed.
