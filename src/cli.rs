@@ -71,6 +71,36 @@ pub enum Command {
     /// Look into a state directory, also beside a running service: nothing is changed
     #[command(subcommand, after_help = "Example:\n  firstseen state verify --config firstseen.toml", arg_required_else_help = true)]
     State(State),
+    /// Why a connection is, or is not, a finding now: each gate with its numbers, and what changes by itself
+    ///
+    /// Reads the newest snapshot of a state directory, also beside a running service. Nothing is guessed: every number is from the state.
+    #[command(
+        after_help = "Example:\n  firstseen explain --state /var/lib/firstseen --device srv-web-01.corp.example --ip 203.0.113.142 --port 443"
+    )]
+    Explain(Explain),
+}
+
+/// Arguments of `explain`.
+#[derive(Args, Debug)]
+pub struct Explain {
+    /// Which state directory.
+    #[command(flatten)]
+    pub dir: StateDir,
+    /// Tenant id; needed only when the state holds several
+    #[arg(long, value_name = "ID")]
+    pub tenant: Option<String>,
+    /// Device name, as in a finding's device.name
+    #[arg(long, value_name = "NAME")]
+    pub device: String,
+    /// Remote address, as in a finding's remote.ip
+    #[arg(long, value_name = "ADDRESS")]
+    pub ip: String,
+    /// Remote port; without it: the connections for which Defender gave none
+    #[arg(long, value_name = "N")]
+    pub port: Option<u16>,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What to do with dead letters.
@@ -274,6 +304,8 @@ mod tests {
             ("firstseen state", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
             ("firstseen state verify", ErrorKind::MissingRequiredArgument),
             ("firstseen state export --state a --config b", ErrorKind::ArgumentConflict),
+            ("firstseen explain --device d --ip 192.0.2.1", ErrorKind::MissingRequiredArgument),
+            ("firstseen explain --state s --device d --ip 192.0.2.1 --port 65536", ErrorKind::ValueValidation),
             ("firstseen rum", ErrorKind::InvalidSubcommand),
         ] {
             let error = read(line).map(|cli| format!("{cli:?}")).unwrap_err();

@@ -4,6 +4,7 @@ mod backtest;
 mod check;
 mod dead_letters;
 mod demo;
+mod explain;
 mod generate;
 mod run;
 mod state;
@@ -78,6 +79,7 @@ pub fn execute(cli: Cli) -> ExitCode {
         Command::Check(args) => check::check(&args),
         Command::DeadLetters(command) => dead_letters::dead_letters(&command),
         Command::State(command) => state::state(&command),
+        Command::Explain(args) => explain::explain(&args),
     };
     match result {
         Ok(code) => code,
