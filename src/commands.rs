@@ -8,6 +8,7 @@ mod explain;
 mod generate;
 mod run;
 mod state;
+mod suppress;
 
 use crate::cli::{Cli, Command};
 use crate::config::{Config, ConfigErrors, environment};
@@ -80,6 +81,7 @@ pub fn execute(cli: Cli) -> ExitCode {
         Command::DeadLetters(command) => dead_letters::dead_letters(&command),
         Command::State(command) => state::state(&command),
         Command::Explain(args) => explain::explain(&args),
+        Command::Suppress(command) => suppress::suppress(&command),
     };
     match result {
         Ok(code) => code,

@@ -8,11 +8,13 @@ mod span;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use keys::nearest;
 pub use secret::{Property, Secret};
 pub use span::parse as parse_span;
 
 use crate::detector;
 use crate::finding::severity::Privileged;
+use crate::suppress::{Fate, Rules, Suppression};
 use crate::time::Span;
 use reader::Reader;
 use std::collections::BTreeMap;
@@ -39,6 +41,19 @@ pub struct Config {
     pub query: Query,
     /// `[detection]`
     pub detection: Detection,
+    /// `[[suppress]]` and `detection.suppress_file`
+    pub suppress: Suppress,
+}
+
+/// Suppression rules.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Suppress {
+    /// Those of the configuration itself.
+    pub own: Rules,
+    /// Where more of them stand.
+    pub file: Option<PathBuf>,
+    /// All of them, the file's last.
+    pub rules: Rules,
 }
 
 /// `[kafka]`: how to reach the brokers.
@@ -115,6 +130,8 @@ pub struct Output {
     pub dead_letter_topic: String,
     /// Create the two when they are missing.
     pub create_topics: bool,
+    /// What becomes of suppressed changes.
+    pub suppressed: Fate,
     /// Least arrival-clock time between a finding's last written change and its next update.
     pub update_interval: Span,
 }
@@ -245,7 +262,8 @@ impl Config {
     }
 
     fn check(mut r: Reader) -> Result<Config, ConfigErrors> {
-        r.refuse_given("suppress", "suppression rules are not available yet; remove the [[suppress]] tables");
+        r.refuse_given("output.suppressed_topic", "not available yet, as output.suppressed = \"topic\"; expected none");
+        let suppress = suppress(&mut r);
         let kafka = Kafka {
             bootstrap_servers: r.text("kafka.bootstrap_servers"),
             preset: if r.choice("kafka.preset") == "event-hubs" { Preset::EventHubs } else { Preset::Kafka },
@@ -266,12 +284,17 @@ impl Config {
         r.refuse(asked_to_create && create && !can_create, "output.create_topics", || {
             "given true, but Event Hubs creates no topics over Kafka; expected false: create the event hubs in Azure".into()
         });
+        let suppressed = r.choice("output.suppressed");
         let output = Output {
             findings_topic: r.text("output.findings_topic"),
             dead_letter_topic: r.text("output.dead_letter_topic"),
             create_topics: create && can_create,
+            suppressed: if suppressed == "drop" { Fate::Drop } else { Fate::Mark },
             update_interval: r.span("output.update_interval"),
         };
+        r.refuse(suppressed == "topic", "output.suppressed", || {
+            "given \"topic\", which is not available yet; expected \"mark\" or \"drop\"".into()
+        });
         let format = r.choice("output.format");
         r.refuse(format != "firstseen", "output.format", || {
             format!("given \"{format}\", which is not available yet; expected \"firstseen\"")
@@ -296,7 +319,7 @@ impl Config {
             track_workstations: r.boolean("detection.track_workstations"),
             privileged_servers: r.text_list("detection.privileged_servers"),
         };
-        let config = Config { kafka, input, output, state, http, limits, query, detection };
+        let config = Config { kafka, input, output, state, http, limits, query, detection, suppress };
         config.cross_check(&mut r);
         match r.finish() {
             mistakes if mistakes.is_empty() => Ok(config),
@@ -357,6 +380,12 @@ impl Config {
         }
     }
 
+    /// The suppression rules, and what becomes of what they match.
+    #[must_use]
+    pub fn suppression(&self) -> Suppression {
+        Suppression { rules: self.suppress.rules.clone(), fate: self.output.suppressed }
+    }
+
     /// The settings of the detector.
     #[must_use]
     pub fn detector_settings(&self) -> detector::Settings {
@@ -374,6 +403,27 @@ impl Config {
             track_workstations: self.detection.track_workstations,
         }
     }
+}
+
+/// Reads the configuration's own rules, and those of its rules file.
+fn suppress(r: &mut Reader) -> Suppress {
+    let own = r.tables("suppress").map_or_else(|| Ok(Rules::default()), |tables| Rules::read(&tables)).unwrap_or_else(|mistakes| {
+        mistakes.into_iter().for_each(|m| r.mistake(&m.key, None, m.message));
+        Rules::default()
+    });
+    const FILE: &str = "detection.suppress_file";
+    let Some(file) = r.optional_text(FILE) else { return Suppress { rules: own.clone(), file: None, own } };
+    let rules = match std::fs::read_to_string(&file) {
+        Ok(text) => own.and_file(&text).unwrap_or_else(|mistakes| {
+            mistakes.iter().for_each(|m| r.mistake(FILE, None, format!("{file}: {m}")));
+            Rules::default()
+        }),
+        Err(error) => {
+            r.mistake(FILE, None, format!("can't read {file}: {error}"));
+            Rules::default()
+        }
+    };
+    Suppress { own, file: Some(PathBuf::from(file)), rules }
 }
 
 /// The process' environment, for [`Config::load`]. What is not UTF-8 is taken with replacement characters, so that a misspelt key is

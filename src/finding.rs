@@ -89,6 +89,8 @@ pub struct Change {
     pub gap: Option<Ticks>,
     /// First seen in an event that arrived more than a day late.
     pub late: bool,
+    /// The suppression rule that matches, by name. The detector knows no rules: it is set on the way out.
+    pub suppressed_by: Option<std::sync::Arc<str>>,
     /// Why a finding was retracted, in words; empty otherwise.
     pub cause: &'static str,
     /// The connection that opened it.

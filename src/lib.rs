@@ -22,6 +22,7 @@ pub mod planted;
 pub mod service;
 pub mod stage;
 pub mod state;
+pub mod suppress;
 pub mod task;
 pub mod time;
 pub mod view;

@@ -12,6 +12,7 @@ mod crash;
 mod idle;
 pub mod publisher;
 pub mod restore;
+mod rules;
 pub mod snapshots;
 mod start;
 

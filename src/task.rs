@@ -16,6 +16,7 @@ use crate::kafka::sink::Outgoing;
 use crate::planted::{self, Bug};
 use crate::state::journal::{Encoder, Entry};
 use crate::state::snapshot::Positions;
+use crate::suppress::{Rules, Suppression};
 use crate::time::Ticks;
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -45,6 +46,14 @@ pub struct Format {
     pub settings: Settings,
     /// For the findings' form.
     pub privileged: Privileged,
+    /// Rules that mark findings on their way out.
+    pub suppression: Suppression,
+}
+
+impl Format {
+    fn mark(&self, change: &mut Change) {
+        self.suppression.rules.mark(change, &self.settings, &self.privileged);
+    }
 }
 
 /// Names a dead letter for ever: topic, partition, offset, record.
@@ -130,10 +139,11 @@ struct Sorter<'a> {
 }
 
 impl Output for Sorter<'_> {
-    fn change(&mut self, change: Box<Change>) {
+    fn change(&mut self, mut change: Box<Change>) {
+        self.format.mark(&mut change);
         if let Some(lossy) = &mut self.lossy {
             lossy.hold(&change);
-        } else if !self.published.changes.contains(&(change.id, change.revision)) {
+        } else if !self.published.changes.contains(&(change.id, change.revision)) && self.format.suppression.lets_out(&change) {
             let publication = publication(self.format, &change, self.appended);
             if self.replaying {
                 let open = matches!(change.kind, ChangeKind::Opened | ChangeKind::Updated);
@@ -202,6 +212,17 @@ impl Task {
     /// The detector, to copy a snapshot from.
     pub fn detector_mut(&mut self) -> &mut Detector {
         &mut self.feed.detector
+    }
+
+    /// Puts other suppression rules in force, for the changes to come. Nothing else depends on them: not what is recognised as published,
+    /// nor what a replay says.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.format.suppression.rules = rules;
+    }
+
+    /// Marks a change by the rules in force.
+    pub fn mark(&self, change: &mut Change) {
+        self.format.mark(change);
     }
 
     /// What became of records since the last call.

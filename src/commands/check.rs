@@ -2,6 +2,7 @@
 
 use super::config;
 use crate::cli;
+use crate::host_clock;
 use crate::kafka::admin::Admin;
 use crate::kafka::source::SourceError;
 use crate::service::kafka_settings;
@@ -13,6 +14,12 @@ pub(super) fn check(args: &cli::Check) -> anyhow::Result<ExitCode> {
     let kafka = kafka_settings(&config);
     kafka.check()?;
     println!("configuration: good");
+    if !config.suppress.rules.is_empty() {
+        println!("suppression: {} rules", config.suppress.rules.len());
+    }
+    for rule in config.suppress.rules.expired(host_clock::now()) {
+        println!("warning: suppression rule {} of {} has expired: it matches nothing any more", rule.name, rule.owner);
+    }
     if args.offline {
         return Ok(ExitCode::SUCCESS);
     }

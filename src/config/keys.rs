@@ -82,6 +82,12 @@ pub(super) const KEYS: &[Key] = &[
         "Form of the findings. `ocsf` and `ecs` are not available yet.",
     ),
     key(
+        "output.suppressed",
+        Kind::Choice(&["mark", "drop", "topic"]),
+        r#""mark""#,
+        "What becomes of a change that a suppression rule matches: written with `suppressed_by`, or not written unless it ends a finding. `topic` is not available yet.",
+    ),
+    key(
         "output.update_interval",
         Kind::Span,
         r#""1m""#,
@@ -148,6 +154,12 @@ pub(super) const KEYS: &[Key] = &[
         "[]",
         "Device names, `*` and `?` allowed, case ignored, whose findings are one severity higher.",
     ),
+    key(
+        "detection.suppress_file",
+        Kind::Text,
+        "",
+        "File with more `[[suppress]]` tables, read again when it changes ([suppression](suppression.md)).",
+    ),
 ];
 
 impl Kind {
@@ -175,7 +187,7 @@ pub(super) fn find(path: &str) -> Option<&'static Key> {
 }
 
 /// The known name that is nearest to what was written, if one is near enough to be what was meant.
-pub(super) fn nearest<'a>(written: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(written: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     known.map(|k| (distance(written, k), k)).min_by_key(|(d, _)| *d).filter(|(d, k)| *d <= 2 + k.len() / 5).map(|(_, k)| k)
 }
 

@@ -120,6 +120,7 @@ impl Detector {
             observed_since: tenant.map_or(now, |t| t.observed_since),
             gap: self.gap_before(device.tenant, row.first, now),
             late: row.late,
+            suppressed_by: None,
             cause,
             event: candidate::unpack_details(self.strings.get(row.details), row.report_id),
         }

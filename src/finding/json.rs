@@ -54,6 +54,7 @@ pub fn to_json(change: &Change, settings: &Settings, privileged: &Privileged) ->
             lookback: Text(settings.lookback),
         },
         late: change.late,
+        suppressed_by: change.suppressed_by.as_deref(),
         severity: Severity::of(change, settings, privileged).as_str(),
         attack: ATTACK,
         reason: reason(change, settings),
@@ -120,6 +121,8 @@ struct Finding<'a> {
     vendors: Vec<Vendor<'a>>,
     baseline: Baseline,
     late: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    suppressed_by: Option<&'a str>,
     severity: &'static str,
     attack: [&'static str; 2],
     reason: String,

@@ -50,6 +50,7 @@ async fn status(State(reads): State<Arc<Reads>>) -> Response {
         "ready": not_ready.is_none(),
         "open_findings": reads.view.open_findings(),
         "arrival_clocks": reads.view.arrival_clocks(),
+        "suppression": reads.view.rules(),
     });
     if let (Some(reason), Some(body)) = (not_ready, body.as_object_mut()) {
         body.insert("not_ready".into(), reason.into());

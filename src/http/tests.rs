@@ -90,6 +90,13 @@ fn findings_and_status_come_from_the_view() {
     let status = server.get("/api/v1/status").json();
     assert_eq!((&status["open_findings"], &status["ready"]), (&Value::from(1), &Value::from(false)));
     assert_eq!(status["arrival_clocks"]["t"], Value::from("2026-03-01T10:24:11.5Z"));
+    let rules = "[[suppress]]\nname = \"ours\"\nport = 443\nreason = \"r\"\nowner = \"soc\"\nexpires = 2027-01-01T00:00:00Z";
+    server.reads.view.set_rules(&crate::suppress::Rules::default().and_file(rules).unwrap());
+    server.reads.view.rule_hit("ours", example().at);
+    let expected = serde_json::json!([{
+        "rule": "ours", "reason": "r", "owner": "soc", "expires": "2027-01-01T00:00:00Z", "changes": 1, "last_hit": "2026-03-01T10:24:11.5Z"
+    }]);
+    assert_eq!(server.get("/api/v1/status").json()["suppression"], expected);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::course::{Course, Timing, reader};
 use super::publisher::Publisher;
 use super::restore::{Outputs, Restored, restore};
 use super::snapshots::SnapshotWriter;
-use super::{ServiceError, Shared, kafka_settings};
+use super::{ServiceError, Shared, kafka_settings, rules};
 use crate::config::{Config, OnGap, Start};
 use crate::finding::severity::Privileged;
 use crate::host_clock;
@@ -52,6 +52,7 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
         settings,
         // The configuration was checked with the same call.
         privileged: Privileged::new(&config.detection.privileged_servers).unwrap_or_else(|_| Privileged::none()),
+        suppression: config.suppression(),
     };
     let mut outputs = Brokers(kafka.clone());
     let Restored { task, positions, stamps, replay, ends, next_segment, is_new } = restore(recovered, format, &mut outputs)?;
@@ -62,7 +63,10 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
             "settings changed: they hold after the replay, and what follows from them is written at once"
         );
     }
-    for change in task.detector().open_findings() {
+    shared.view.set_rules(&config.suppress.rules);
+    rules::warn_of_expired(&config.suppress.rules);
+    for mut change in task.detector().open_findings() {
+        task.mark(&mut change);
         shared.view.apply(&change);
     }
     let tracked = task.detector().tracked();
@@ -106,10 +110,14 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     let course = Course::new(task, shared.clone(), Timing::of(config), work, pieces, next_segment, is_new)
         .with_second_reading(Box::new(outputs), ends)
         .stopping_on_gaps(config.input.on_gap == OnGap::Stop);
-    Ok(Core::new(course, shared.clone(), store, source, snapshot_thread, failed))
+    let core = Core::new(course, shared.clone(), store, source, snapshot_thread, failed);
+    Ok(match rules::watch(config, shared)? {
+        Some(changed) => core.with_rules(changed),
+        None => core,
+    })
 }
 
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>, ServiceError> {
+pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>, ServiceError> {
     thread::Builder::new().name(name.to_owned()).spawn(work).map_err(ServiceError::Thread)
 }
 

@@ -56,6 +56,7 @@ fn format() -> Format {
         dead_letter_topic: "dead".to_owned(),
         settings: Settings { update_interval: Span::ZERO, ..Settings::default() },
         privileged: Privileged::none(),
+        suppression: Default::default(),
     }
 }
 

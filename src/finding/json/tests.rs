@@ -32,6 +32,7 @@ pub(crate) fn example() -> Change {
         observed_since: Ticks::parse("2026-01-01T00:00:00Z").unwrap(),
         gap: None,
         late: false,
+        suppressed_by: None,
         cause: "",
         event: OpeningEvent {
             report_id: 638_412_345_678_901_234,
@@ -175,6 +176,7 @@ fn changes() -> impl Strategy<Value = Change> {
             observed_since: times.4,
             gap: Some(times.4).filter(|at| at.0 % 2 == 0),
             late: flags.1,
+            suppressed_by: flags.0.then(|| "rule-1".into()),
             cause: "the destination became common",
             event: OpeningEvent {
                 report_id: numbers.5,
