@@ -21,7 +21,7 @@ pub struct View {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RuleHits {
     /// Its name.
-    pub rule: Arc<str>,
+    pub rule: String,
     /// Why it is there.
     pub reason: String,
     /// Who answers for it.
@@ -81,12 +81,12 @@ impl View {
     /// These suppression rules are in force now; what a rule of the same name matched so far is kept.
     pub fn set_rules(&self, rules: &Rules) {
         let mut known = self.rules.write().unwrap_or_else(PoisonError::into_inner);
-        let hits = |name: &str| known.iter().find(|k| *k.rule == *name).map_or((0, None), |k| (k.changes, k.last_hit));
+        let hits = |name: &str| known.iter().find(|k| k.rule == *name).map_or((0, None), |k| (k.changes, k.last_hit));
         *known = rules
             .iter()
             .map(|rule| {
                 let (changes, last_hit) = hits(&rule.name);
-                let (rule, reason, owner, expires) = (Arc::clone(&rule.name), rule.reason.clone(), rule.owner.clone(), rule.expires);
+                let (rule, reason, owner, expires) = (rule.name.to_string(), rule.reason.clone(), rule.owner.clone(), rule.expires);
                 RuleHits { rule, reason, owner, expires, changes, last_hit }
             })
             .collect();
@@ -95,7 +95,7 @@ impl View {
     /// A rule marked a change of this instant.
     pub fn rule_hit(&self, name: &str, at: Ticks) {
         let mut known = self.rules.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(hits) = known.iter_mut().find(|k| *k.rule == *name) {
+        if let Some(hits) = known.iter_mut().find(|k| k.rule == *name) {
             hits.changes += 1;
             hits.last_hit = hits.last_hit.max(Some(at));
         }
@@ -278,7 +278,7 @@ mod tests {
         view.rule_hit("a", early);
         view.rule_hit("gone", late);
         view.set_rules(&rules(&["a", "c"]));
-        let hits: Vec<_> = view.rules().into_iter().map(|r| (r.rule.to_string(), r.changes, r.last_hit)).collect();
+        let hits: Vec<_> = view.rules().into_iter().map(|r| (r.rule, r.changes, r.last_hit)).collect();
         assert_eq!(hits, [("a".to_owned(), 2, Some(late)), ("c".to_owned(), 0, None)]);
         view.apply(&example());
         view.mark_all(|change| change.suppressed_by = Some("c".into()));
