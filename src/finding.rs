@@ -85,6 +85,8 @@ pub struct Change {
     pub previous_seen: Option<Ticks>,
     /// Since when the tenant's input is observed: the baseline's age.
     pub observed_since: Ticks,
+    /// Since when the device itself is observed, by the same clock.
+    pub device_since: Ticks,
     /// Messages that arrived before this instant are missing, and the finding may be wrong for it.
     pub gap: Option<Ticks>,
     /// First seen in an event that arrived more than a day late.

@@ -19,6 +19,7 @@ pub mod kafka;
 pub mod logging;
 pub mod metrics;
 pub mod planted;
+pub mod questions;
 pub mod service;
 pub mod stage;
 pub mod state;

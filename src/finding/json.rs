@@ -50,6 +50,7 @@ pub fn to_json(change: &Change, settings: &Settings, privileged: &Privileged) ->
         baseline: Baseline {
             previous_seen: change.previous_seen,
             observed_since: change.observed_since,
+            device_since: change.device_since,
             gap: change.gap,
             lookback: Text(settings.lookback),
         },
@@ -172,6 +173,7 @@ struct Baseline {
     #[serde(skip_serializing_if = "Option::is_none")]
     previous_seen: Option<Ticks>,
     observed_since: Ticks,
+    device_since: Ticks,
     #[serde(skip_serializing_if = "Option::is_none")]
     gap: Option<Ticks>,
     lookback: Text,

@@ -76,6 +76,7 @@ impl Core {
             if let Some(rules) = self.rules.as_ref().and_then(|rules| rules.try_recv().ok()) {
                 self.course.set_rules(rules);
             }
+            self.shared.questions.answer_one(self.course.task().detector());
             self.course.continue_snapshot(host_clock::monotonic())?;
             self.report();
             if let Ok(outcome) = self.failed.try_recv() {

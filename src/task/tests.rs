@@ -248,3 +248,82 @@ proptest! {
         prop_assert!(consumer(&topic).values().all(|(_, open)| !open));
     }
 }
+
+fn rules(text: &str) -> Rules {
+    Rules::default().and_file(&format!("[[suppress]]\nname = \"it\"\nreason = \"r\"\nowner = \"o\"\n{text}")).unwrap()
+}
+
+fn task_with(entries: Vec<Entry>, published: Published, suppression: &Suppression) -> Task {
+    let format = Format { suppression: suppression.clone(), ..format() };
+    let mut task = Task::new(Detector::new(format.settings.clone()), format, Positions::new(), entries, published);
+    for partition in 0..2 {
+        task.assigned("in", partition, NextOffset(0));
+    }
+    task
+}
+
+/// A change of a finding by name: its key, its revision; `None` for a dead letter.
+fn name(written: &Outgoing) -> Option<(Vec<u8>, Vec<u8>)> {
+    let revision = written.headers.iter().find(|(h, _)| h == "revision").map(|(_, v)| v.clone())?;
+    Some((written.key.clone(), revision))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// Rules mark, or drop what does not end a finding, and nothing else depends on them; after a crash, with other rules or other
+    /// fates, nothing stands on the topic twice, and with marks everything stands there.
+    #[test]
+    fn rules_mark_and_drop_and_never_double(before in steps(), every in 1usize..4, fates in any::<(bool, bool)>(), swap in any::<bool>()) {
+        let fate = |drop: bool| if drop { crate::suppress::Fate::Drop } else { crate::suppress::Fate::Mark };
+        let some = Suppression { rules: rules("cidr = \"203.0.113.0/30\""), fate: fate(fates.0) };
+        let others = Suppression { rules: rules("device = \"srv-?\"\nport = 443"), fate: fate(fates.1) };
+        let others = if swap { Suppression { rules: rules("port = 443"), ..others } } else { others };
+        let run = |suppression: &Suppression| {
+            let mut task = task_with(Vec::new(), Published::default(), suppression);
+            task.replay_done(&mut Turnout::default());
+            live(&mut task, &before, &mut START.clone(), &mut [0, 0])
+        };
+        let (consumed, plain) = run(&Suppression::default());
+        let (_, said) = run(&some);
+        let unmarked: Vec<Change> = said.changes.iter().map(|c| Change { suppressed_by: None, ..c.clone() }).collect();
+        prop_assert_eq!(&unmarked, &plain.changes);
+        prop_assert_eq!(&said.journal, &plain.journal);
+        let written: Vec<_> = said.publications.iter().filter_map(|p| name(&p.outgoing)).collect();
+        let expected: Vec<_> = said.changes.iter().filter(|c| some.lets_out(c)).map(|c| (key(c).into_bytes(), c.revision.to_string().into_bytes())).collect();
+        prop_assert_eq!(&written, &expected);
+        for change in &said.changes {
+            let inside = matches!(change.remote_ip.as_str(), "203.0.113.0" | "203.0.113.1" | "203.0.113.2" | "203.0.113.3");
+            prop_assert_eq!(change.suppressed_by.as_deref(), inside.then_some("it"));
+        }
+
+        // A crash: of what was written, some stands in the topic. The next start has other rules.
+        let mut published = Published::default();
+        let mut topic = Vec::new();
+        for publication in said.publications.iter().filter(|p| p.outgoing.topic == "findings").step_by(every) {
+            let of = name(&publication.outgoing).unwrap();
+            let change = said.changes.iter().find(|c| key(c).as_bytes() == of.0 && c.revision.to_string().as_bytes() == of.1).unwrap();
+            published.changes.insert((change.id, change.revision));
+            topic.push(of);
+        }
+        let mut second = task_with(entries(&said.journal), published, &others);
+        let first_ids = task_with(Vec::new(), Published::default(), &some).partitions().clone();
+        let mut again = Turnout::default();
+        let consumed: Consumed = consumed
+            .iter()
+            .map(|(origin, payload)| {
+                let of = first_ids.get(origin.partition).unwrap();
+                (Origin { partition: second.partitions().id(&of.topic, of.partition).unwrap(), ..*origin }, payload.clone())
+            })
+            .collect();
+        push(&mut second, &consumed, &mut again);
+        second.replay_done(&mut again);
+        topic.extend(again.publications.iter().filter_map(|p| name(&p.outgoing)));
+        let once: HashSet<_> = topic.iter().cloned().collect();
+        prop_assert_eq!(once.len(), topic.len(), "a change stands on the topic twice");
+        if !fates.1 {
+            let all: HashSet<_> = plain.publications.iter().filter_map(|p| name(&p.outgoing)).collect();
+            prop_assert_eq!(once, all);
+        }
+    }
+}
