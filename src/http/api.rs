@@ -1,8 +1,8 @@
 //! `/api/v1`: status, the open findings, explanations. All but the last are read from the shared view; a query parameter that is not known is refused.
 
 use super::{Reads, problem};
-use crate::detector::explain::Connection;
 use crate::finding::json;
+use crate::questions::{Answer, Subject};
 use crate::view::Selection;
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
@@ -104,20 +104,16 @@ async fn explain(State(reads): State<Arc<Reads>>, query: Result<Query<ExplainQue
         Ok(Query(query)) => query,
         Err(rejection) => return problem(StatusCode::BAD_REQUEST, &rejection.body_text()),
     };
-    let mut tenants = reads.view.arrival_clocks().into_keys();
-    let tenant = match (query.tenant, tenants.next(), tenants.next()) {
-        (Some(asked), _, _) => asked,
-        (None, Some(only), None) => only,
-        (None, None, _) => return problem(StatusCode::NOT_FOUND, "no tenant is known yet: no record was read"),
-        (None, Some(_), Some(_)) => return problem(StatusCode::BAD_REQUEST, "tenant: there are several; /api/v1/status lists them"),
-    };
-    let of = Connection { tenant: &tenant, device: &query.device, ip: &query.ip, port: query.port };
-    match reads.questions.ask(&of, PATIENCE).await {
-        Ok(Some(said)) => match serde_json::to_string(&said) {
+    let of = Subject { tenant: query.tenant, device: query.device, ip: query.ip, port: query.port };
+    match reads.questions.ask(of, PATIENCE).await {
+        Ok(Answer::Explained(said)) => match serde_json::to_string(&said) {
             Ok(body) => json_response(body),
             Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
         },
-        Ok(None) => problem(StatusCode::NOT_FOUND, "tenant: nothing was heard of it; /api/v1/status lists those that are known"),
+        Ok(Answer::UnknownTenant) => {
+            problem(StatusCode::NOT_FOUND, "tenant: nothing was heard of it; /api/v1/status lists those that are known")
+        }
+        Ok(Answer::SeveralTenants) => problem(StatusCode::BAD_REQUEST, "tenant: there are several; /api/v1/status lists them"),
         Err(none) => problem(StatusCode::SERVICE_UNAVAILABLE, &none.to_string()),
     }
 }
