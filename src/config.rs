@@ -128,7 +128,9 @@ pub struct Output {
     pub findings_topic: String,
     /// Topic for records that can't be read.
     pub dead_letter_topic: String,
-    /// Create the two when they are missing.
+    /// Topic for records of devices.
+    pub grouped_topic: String,
+    /// Create them when they are missing.
     pub create_topics: bool,
     /// What becomes of suppressed changes.
     pub suppressed: Fate,
@@ -174,6 +176,8 @@ pub struct Query {
     pub prevalence_below: u32,
     /// A vendor is rare below this many servers.
     pub vendor_servers_below: u32,
+    /// Write a record a device as well.
+    pub group_by_device: bool,
 }
 
 /// `[detection]`: beyond the query.
@@ -288,6 +292,7 @@ impl Config {
         let output = Output {
             findings_topic: r.text("output.findings_topic"),
             dead_letter_topic: r.text("output.dead_letter_topic"),
+            grouped_topic: r.text("output.grouped_topic"),
             create_topics: create && can_create,
             suppressed: if suppressed == "drop" { Fate::Drop } else { Fate::Mark },
             update_interval: r.span("output.update_interval"),
@@ -310,9 +315,8 @@ impl Config {
             prevalence_window: r.span("query.prevalence_window"),
             prevalence_below: r.integer("query.prevalence_below"),
             vendor_servers_below: r.integer("query.vendor_servers_below"),
+            group_by_device: r.boolean("query.group_by_device"),
         };
-        let grouped = r.boolean("query.group_by_device");
-        r.refuse(grouped, "query.group_by_device", || "given true, which is not available yet; expected false".into());
         let detection = Detection {
             report_late: r.boolean("detection.report_late"),
             warm_up: r.span("detection.warm_up"),
@@ -340,9 +344,11 @@ impl Config {
             r.topic("input.topics", topic);
             r.refuse(!seen.insert(topic), "input.topics", || format!("given {topic:?} twice, expected each topic once"));
         }
-        for (key, topic) in
-            [("output.findings_topic", &self.output.findings_topic), ("output.dead_letter_topic", &self.output.dead_letter_topic)]
-        {
+        for (key, topic) in [
+            ("output.findings_topic", &self.output.findings_topic),
+            ("output.dead_letter_topic", &self.output.dead_letter_topic),
+            ("output.grouped_topic", &self.output.grouped_topic),
+        ] {
             r.topic(key, topic);
             r.refuse(self.input.topics.contains(topic), key, || {
                 format!("given {topic:?}, which is one of input.topics; expected a topic of its own")
@@ -350,6 +356,10 @@ impl Config {
         }
         r.refuse(self.output.findings_topic == self.output.dead_letter_topic, "output.dead_letter_topic", || {
             "given the same topic as output.findings_topic, expected a topic of its own".into()
+        });
+        let others = [&self.output.findings_topic, &self.output.dead_letter_topic];
+        r.refuse(others.contains(&&self.output.grouped_topic), "output.grouped_topic", || {
+            format!("given {:?}, which is another output topic; expected a topic of its own", self.output.grouped_topic)
         });
         r.refuse(self.state.snapshot_interval < Span::seconds(1), "state.snapshot_interval", || {
             format!("given \"{}\", expected at least \"1s\"", self.state.snapshot_interval)
@@ -384,6 +394,12 @@ impl Config {
     #[must_use]
     pub fn suppression(&self) -> Suppression {
         Suppression { rules: self.suppress.rules.clone(), fate: self.output.suppressed }
+    }
+
+    /// The topic for records of devices, if they are written.
+    #[must_use]
+    pub fn grouped_topic(&self) -> Option<&str> {
+        self.query.group_by_device.then_some(self.output.grouped_topic.as_str())
     }
 
     /// The settings of the detector.

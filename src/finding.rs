@@ -1,5 +1,6 @@
 //! Changes of findings: what the detector says and what stands on the findings topic (`firstseen.finding/1`).
 
+pub mod grouped;
 pub mod json;
 pub mod reason;
 pub mod severity;

@@ -20,7 +20,9 @@ use crate::suppress::{Rules, Suppression};
 use crate::time::Ticks;
 use std::collections::{HashMap, HashSet, VecDeque};
 
+mod grouped;
 mod reconcile;
+use grouped::Grouped;
 pub use reconcile::Last;
 use reconcile::Lossy;
 
@@ -116,6 +118,8 @@ pub struct Task {
     published: Published,
     /// What is replayed lacks messages.
     lossy: Option<Lossy>,
+    /// A record a device is written as well.
+    grouped: Option<Grouped>,
     /// Messages that were replayed.
     pub replayed: u64,
 }
@@ -199,6 +203,7 @@ impl Task {
             replay: Some(entries.into()),
             published,
             lossy: None,
+            grouped: None,
             replayed: 0,
         }
     }
@@ -319,6 +324,7 @@ impl Task {
 
     /// Takes decoded messages in consumed order, each in a batch of its own.
     pub fn messages<'a>(&mut self, messages: impl IntoIterator<Item = (Origin, &'a Batch)>, out: &mut Turnout) {
+        let changes_from = out.changes.len();
         for (origin, batch) in messages {
             self.begin_message(origin, out);
             let mut gap_ends = self.feed.detector.in_gap().then_some(origin.partition);
@@ -328,6 +334,7 @@ impl Task {
             self.feed.batch(batch, &mut sorter);
             self.end_gap(&mut gap_ends);
         }
+        self.group(changes_from, out);
         out.journal.append(&mut self.encoder.take_frame());
     }
 
@@ -378,6 +385,7 @@ impl Task {
     /// The source has delivered all that the journal lists: what comes now is live. True when a snapshot must count before more is
     /// consumed: messages were gone, or settings changed, which stands in no journal.
     pub fn replay_done(&mut self, out: &mut Turnout) -> bool {
+        let changes_from = out.changes.len();
         for entry in self.replay.take().unwrap_or_default() {
             if let Entry::Advance { tenant, to } = entry {
                 self.advance(&tenant, to, true, out);
@@ -396,11 +404,14 @@ impl Task {
             self.feed.change_settings(self.configured.clone(), &mut sorter);
         }
         self.published = Published::default();
+        self.group(changes_from, out);
+        self.group_all(out);
         must_store
     }
 
     /// Moves the arrival clock of every tenant that is behind `to`: the input is idle.
     pub fn idle(&mut self, to: Ticks, out: &mut Turnout) {
+        let changes_from = out.changes.len();
         let behind: Vec<String> =
             self.feed.detector.clocks().filter(|(_, clock)| *clock < to).map(|(tenant, _)| tenant.to_owned()).collect();
         for tenant in behind {
@@ -409,6 +420,7 @@ impl Task {
             }
             self.advance(&tenant, to, false, out);
         }
+        self.group(changes_from, out);
         out.journal.append(&mut self.encoder.take_frame());
     }
 

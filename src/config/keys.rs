@@ -70,6 +70,12 @@ pub(super) const KEYS: &[Key] = &[
     key("output.findings_topic", Kind::Text, r#""firstseen.findings""#, "Topic for changes of findings."),
     key("output.dead_letter_topic", Kind::Text, r#""firstseen.dead-letter""#, "Topic for records that can't be read."),
     key(
+        "output.grouped_topic",
+        Kind::Text,
+        r#""firstseen.devices""#,
+        "Compacted topic for records of devices, written with `query.group_by_device = true`.",
+    ),
+    key(
         "output.create_topics",
         Kind::Boolean,
         "true",
@@ -134,7 +140,12 @@ pub(super) const KEYS: &[Key] = &[
         "10",
         "A vendor is rare while its software was seen on fewer servers than this.",
     ),
-    key("query.group_by_device", Kind::Boolean, "false", "One finding a device instead of one a connection. `true` is not available yet."),
+    key(
+        "query.group_by_device",
+        Kind::Boolean,
+        "false",
+        "Also write the query's grouped form to `output.grouped_topic`: a record a device with its open findings.",
+    ),
     key(
         "detection.report_late",
         Kind::Boolean,

@@ -63,6 +63,7 @@ fn every_key_reaches_its_place() {
         [output]
         findings_topic = "f"
         dead_letter_topic = "d"
+        grouped_topic = "g"
         create_topics = false
         suppressed = "drop"
         update_interval = "0s"
@@ -79,6 +80,7 @@ fn every_key_reaches_its_place() {
         prevalence_window = "4d"
         prevalence_below = 3
         vendor_servers_below = 4
+        group_by_device = true
         [detection]
         report_late = false
         warm_up = "13d"
@@ -106,6 +108,7 @@ fn every_key_reaches_its_place() {
     let output = Output {
         findings_topic: "f".into(),
         dead_letter_topic: "d".into(),
+        grouped_topic: "g".into(),
         create_topics: false,
         suppressed: Fate::Drop,
         update_interval: Span::ZERO,
@@ -128,6 +131,7 @@ fn every_key_reaches_its_place() {
     };
     assert_eq!(config.detector_settings(), settings);
     assert_eq!(config.detection.privileged_servers, ["dc*"]);
+    assert_eq!((config.grouped_topic(), Config::default().grouped_topic()), (Some("g"), None));
 }
 
 #[test]
@@ -276,7 +280,10 @@ fn every_wrong_value_is_refused_with_what_was_expected() {
             "[query]\nvendor_servers_below = 1.5",
             "query.vendor_servers_below: given 1.5 (a number with a fraction), expected a whole number from 1 to 10000",
         ),
-        ("[query]\ngroup_by_device = true", "query.group_by_device: given true, which is not available yet; expected false"),
+        (
+            "[output]\ngrouped_topic = \"firstseen.findings\"",
+            "output.grouped_topic: given \"firstseen.findings\", which is another output topic; expected a topic of its own",
+        ),
         (
             "[detection]\nwarm_up = \"-1d\"",
             "detection.warm_up: given \"-1d\", expected a length of time such as \"14d\", \"10m\", \"1s\" or \"250ms\"",

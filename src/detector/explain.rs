@@ -8,6 +8,7 @@ mod facts;
 
 use super::connections::{Known, port_of};
 use super::{Detector, sketch, window};
+use crate::finding::{Change, ChangeKind};
 use crate::time::Ticks;
 use facts::KnownFacts;
 use serde::Serialize;
@@ -328,6 +329,22 @@ impl Detector {
         }
         peers.sort_unstable();
         peers
+    }
+
+    /// The open findings of one device, with the values of now, in the order of addresses and ports.
+    #[must_use]
+    pub fn open_findings_of(&self, tenant: &str, device: &str) -> Vec<Change> {
+        let Some((tenant, device)) = self.find_tenant(tenant).and_then(|id| Some((id, self.devices.find(id, device)?))) else {
+            return Vec::new();
+        };
+        let now = self.clock_of(tenant);
+        let open = self.devices.rows.row(device).candidates.iter().filter_map(|id| {
+            let finding = self.candidates.row(*id).finding.as_ref().filter(|finding| finding.open)?;
+            Some(self.describe(*id, finding.id, finding.revision, ChangeKind::Updated, "", now))
+        });
+        let mut open: Vec<Change> = open.collect();
+        open.sort_by(|a, b| (&a.remote_ip, a.remote_port).cmp(&(&b.remote_ip, b.remote_port)));
+        open
     }
 
     /// Device names of a tenant that are this one but for the case of ASCII letters: what a person may have meant.

@@ -54,8 +54,12 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
         privileged: Privileged::new(&config.detection.privileged_servers).unwrap_or_else(|_| Privileged::none()),
         suppression: config.suppression(),
     };
+    if let Some(topic) = config.grouped_topic() {
+        ensure_grouped_topic(config, &kafka, topic)?;
+    }
     let mut outputs = Brokers(kafka.clone());
     let Restored { task, positions, stamps, replay, ends, next_segment, is_new } = restore(recovered, format, &mut outputs)?;
+    let task = task.with_grouped_topic(config.grouped_topic().map(str::to_owned));
     let changed: Vec<&str> = stored.described().iter().zip(configured.described()).filter(|(a, b)| **a != *b).map(|(a, _)| a.0).collect();
     if !changed.is_empty() {
         tracing::warn!(
@@ -123,19 +127,28 @@ pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<
 
 fn ensure_topics(config: &Config, kafka: &KafkaSettings, topics: &[&str]) -> Result<(), ServiceError> {
     let admin = Admin::new(kafka, PATIENCE)?;
+    let settings = topic_settings(config, &admin)?;
+    for topic in topics {
+        admin.ensure_topic(topic, settings)?;
+    }
+    Ok(())
+}
+
+/// One that compacts: only the last record of a device counts.
+fn ensure_grouped_topic(config: &Config, kafka: &KafkaSettings, topic: &str) -> Result<(), ServiceError> {
+    let admin = Admin::new(kafka, PATIENCE)?;
+    admin.ensure_compacted_topic(topic, topic_settings(config, &admin)?)?;
+    Ok(())
+}
+
+/// How output topics are created: as many partitions as the largest input topic has, at most 12.
+fn topic_settings(config: &Config, admin: &Admin) -> Result<TopicSettings, ServiceError> {
     let partitions = config.input.topics.iter().try_fold(1, |most, topic| {
         let n = admin.partitions(topic)?.map_or(0, |p| p.len());
         if n == 0 { Err(ServiceError::Source(source::SourceError::MissingTopic { topic: topic.clone() })) } else { Ok(n.max(most)) }
     })?;
-    for topic in topics {
-        let settings = TopicSettings {
-            partitions: u16::try_from(partitions.min(12)).unwrap_or(12),
-            retention: Some(RETENTION),
-            create: config.output.create_topics,
-        };
-        admin.ensure_topic(topic, settings)?;
-    }
-    Ok(())
+    let partitions = u16::try_from(partitions.min(12)).unwrap_or(12);
+    Ok(TopicSettings { partitions, retention: Some(RETENTION), create: config.output.create_topics })
 }
 
 /// The output topics on the brokers.

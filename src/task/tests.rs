@@ -327,3 +327,64 @@ proptest! {
         }
     }
 }
+
+/// The last record of each device that has findings in it.
+fn groups(topic: &[Outgoing]) -> HashMap<Vec<u8>, Vec<String>> {
+    let mut last = HashMap::new();
+    for written in topic.iter().filter(|written| written.topic == "devices") {
+        let value: serde_json::Value = serde_json::from_slice(&written.payload).unwrap();
+        let ids = value["details"].as_array().unwrap().iter().map(|d| format!("{} {}", d["finding_id"].as_str().unwrap(), d["count"]));
+        last.insert(written.key.clone(), ids.collect::<Vec<_>>());
+    }
+    last.retain(|_, ids| !ids.is_empty());
+    last
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// The last record of each device is its open findings, at every moment; also when a crash kept any of the last records back.
+    #[test]
+    fn the_last_record_of_a_device_is_its_open_findings(before in steps(), after in steps(), kept in any::<prop::sample::Index>()) {
+        let grouped = |task: Task| task.with_grouped_topic(Some("devices".to_owned()));
+        let truth = |task: &Task| {
+            let mut open: HashMap<Vec<u8>, Vec<(String, String)>> = HashMap::new();
+            for change in task.detector().open_findings() {
+                let key = crate::finding::grouped::key(&change.tenant, &change.device_name).into_bytes();
+                open.entry(key).or_default().push((change.remote_ip.clone(), format!("{} {}", change.id, change.count)));
+            }
+            open.into_iter().map(|(key, mut rows)| { rows.sort(); (key, rows.into_iter().map(|(_, row)| row).collect::<Vec<_>>()) }).collect::<HashMap<_, _>>()
+        };
+        let (mut clock, mut offsets) = (START, [0, 0]);
+        let mut first = grouped(task(Vec::new(), Published::default()));
+        first.replay_done(&mut Turnout::default());
+        let (consumed, said) = live(&mut first, &before, &mut clock, &mut offsets);
+        let mut topic: Vec<Outgoing> = said.publications.iter().map(|p| p.outgoing.clone()).collect();
+        prop_assert_eq!(groups(&topic), truth(&first));
+
+        topic.truncate(kept.index(topic.len() + 1));
+        let mut published = Published::default();
+        for of in topic.iter().filter(|w| w.topic == "findings").filter_map(name) {
+            let change = said.changes.iter().find(|c| key(c).as_bytes() == of.0 && c.revision.to_string().as_bytes() == of.1).unwrap();
+            published.changes.insert((change.id, change.revision));
+        }
+        let mut second = grouped(task(entries(&said.journal), published));
+        let ids = second.partitions().clone();
+        let consumed: Consumed = consumed
+            .iter()
+            .map(|(origin, payload)| {
+                let of = first.partitions().get(origin.partition).unwrap();
+                (Origin { partition: ids.id(&of.topic, of.partition).unwrap(), ..*origin }, payload.clone())
+            })
+            .collect();
+        let mut again = Turnout::default();
+        push(&mut second, &consumed, &mut again);
+        prop_assert!(again.publications.iter().all(|p| p.outgoing.topic != "devices"), "nothing of the past is said again while it is replayed");
+        second.replay_done(&mut again);
+        topic.extend(again.publications.iter().map(|p| p.outgoing.clone()));
+        prop_assert_eq!(groups(&topic), truth(&second));
+        let (_, more) = live(&mut second, &after, &mut clock, &mut offsets);
+        topic.extend(more.publications.iter().map(|p| p.outgoing.clone()));
+        prop_assert_eq!(groups(&topic), truth(&second));
+    }
+}
