@@ -5,16 +5,18 @@ mod keys;
 mod reader;
 mod secret;
 mod span;
+mod suppress;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use keys::nearest;
 pub use secret::{Property, Secret};
 pub use span::parse as parse_span;
+pub use suppress::Suppress;
 
 use crate::detector;
 use crate::finding::severity::Privileged;
-use crate::suppress::{Fate, Rules, Suppression};
+use crate::suppress::{Fate, Suppression};
 use crate::time::Span;
 use reader::Reader;
 use std::collections::BTreeMap;
@@ -43,17 +45,6 @@ pub struct Config {
     pub detection: Detection,
     /// `[[suppress]]` and `detection.suppress_file`
     pub suppress: Suppress,
-}
-
-/// Suppression rules.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Suppress {
-    /// Those of the configuration itself.
-    pub own: Rules,
-    /// Where more of them stand.
-    pub file: Option<PathBuf>,
-    /// All of them, the file's last.
-    pub rules: Rules,
 }
 
 /// `[kafka]`: how to reach the brokers.
@@ -267,7 +258,7 @@ impl Config {
 
     fn check(mut r: Reader) -> Result<Config, ConfigErrors> {
         r.refuse_given("output.suppressed_topic", "not available yet, as output.suppressed = \"topic\"; expected none");
-        let suppress = suppress(&mut r);
+        let suppress = suppress::read(&mut r);
         let kafka = Kafka {
             bootstrap_servers: r.text("kafka.bootstrap_servers"),
             preset: if r.choice("kafka.preset") == "event-hubs" { Preset::EventHubs } else { Preset::Kafka },
@@ -419,27 +410,6 @@ impl Config {
             track_workstations: self.detection.track_workstations,
         }
     }
-}
-
-/// Reads the configuration's own rules, and those of its rules file.
-fn suppress(r: &mut Reader) -> Suppress {
-    let own = r.tables("suppress").map_or_else(|| Ok(Rules::default()), |tables| Rules::read(&tables)).unwrap_or_else(|mistakes| {
-        mistakes.into_iter().for_each(|m| r.mistake(&m.key, None, m.message));
-        Rules::default()
-    });
-    const FILE: &str = "detection.suppress_file";
-    let Some(file) = r.optional_text(FILE) else { return Suppress { rules: own.clone(), file: None, own } };
-    let rules = match std::fs::read_to_string(&file) {
-        Ok(text) => own.and_file(&text).unwrap_or_else(|mistakes| {
-            mistakes.iter().for_each(|m| r.mistake(FILE, None, format!("{file}: {m}")));
-            Rules::default()
-        }),
-        Err(error) => {
-            r.mistake(FILE, None, format!("can't read {file}: {error}"));
-            Rules::default()
-        }
-    };
-    Suppress { own, file: Some(PathBuf::from(file)), rules }
 }
 
 /// The process' environment, for [`Config::load`]. What is not UTF-8 is taken with replacement characters, so that a misspelt key is

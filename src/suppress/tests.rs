@@ -200,3 +200,17 @@ fn the_example_has_every_field_of_the_schema() {
     same(&schema, &schema, &example(), "");
     jsonschema::draft202012::new(&schema).unwrap().validate(&example()).unwrap();
 }
+
+proptest::proptest! {
+    /// Whatever stands in a rules file, the answer is rules or mistakes; and a rule that was read never panics on a finding.
+    #[test]
+    fn no_rules_file_panics(key in "name|reason|owner|expires|domain_suffix|cidr|vendor|device|port|process|cel|x", text in ".{0,60}", number in proptest::prelude::any::<i64>()) {
+        for value in [format!("{text:?}"), text.clone(), number.to_string(), format!("[{text:?}, {number}]"), format!("[{text:?}]")] {
+            let rule = format!("[[suppress]]\nreason = \"r\"\nowner = \"o\"\nport = 443\n{key} = {value}\n");
+            match Rules::default().and_file(&rule) {
+                Ok(rules) => drop(marked(&rules, &Change { remote_ip: text.clone(), urls: vec![text.clone()], device_name: text.clone(), ..finding() })),
+                Err(mistakes) => proptest::prop_assert!(!mistakes.is_empty()),
+            }
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! Suppression rules and explanations on the real binary: rules change while it runs, findings don't but for their marks.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::Command;
 
@@ -32,8 +33,6 @@ fn rules_change_while_it_runs_and_a_wrong_file_changes_nothing() {
     rig.produce(broker(), &fleet()[..half]);
     let mut service = rig.start();
     service.caught_up(half as u64);
-    let before = rig.changes().len();
-
     // A wrong file: told, counted, and the rules before stay in force.
     fs::write(&file, rule("https", "domain_suffix = \"co.uk\"")).unwrap();
     service.wait_for("the refusal", |p| (p.metrics()?.sum_of("firstseen_suppress_reloads_total", "refused") == 1.0).then_some(()));
@@ -52,6 +51,7 @@ fn rules_change_while_it_runs_and_a_wrong_file_changes_nothing() {
     }
     let marked_by_the_first = service.metrics().unwrap().sum("firstseen_suppressed_total");
     service.drain();
+    let before = rig.changes().len();
 
     rig.produce(broker(), &fleet()[half..]);
     let mut service = rig.start();
@@ -77,12 +77,15 @@ fn rules_change_while_it_runs_and_a_wrong_file_changes_nothing() {
     let lines = rig.changes();
     let (plain, marks): (Vec<String>, Vec<Option<String>>) = lines.iter().map(|line| unmarked(line)).unzip();
     same(&plain, expected());
-    let mut marked = 0;
+    let (mut marked, mut by_the_first) = (0, 0);
     for (line, mark) in lines.iter().zip(marks) {
         let value: serde_json::Value = serde_json::from_str(line).unwrap();
         let port = value["remote"]["port"].as_u64();
         match mark.as_deref() {
-            Some("https") => assert_eq!(port, Some(443)),
+            Some("https") => {
+                by_the_first += 1;
+                assert_eq!(port, Some(443));
+            }
             Some("not-https") => assert!(port.is_some_and(|port| port != 443), "one without a port has no such field: {line}"),
             None => {}
             other => panic!("{other:?}"),
@@ -90,7 +93,7 @@ fn rules_change_while_it_runs_and_a_wrong_file_changes_nothing() {
         marked += u64::from(mark.is_some());
     }
     assert_eq!(marked_by_the_first + metrics.sum("firstseen_suppressed_total"), marked as f64);
-    assert!(marked > 10);
+    assert!(by_the_first > 10 && marked > by_the_first + 10, "{by_the_first} of {marked}");
     say(&format!(
         "rules: {before} changes, a refused file, {} changes by other rules; {marked} marked, all the same but for marks",
         lines.len() - before
@@ -123,5 +126,56 @@ fn dropped_changes_are_those_of_backtest_through_a_kill() {
         "rules: {} of {} changes dropped, the others once each through a kill",
         expected().len() - written.len(),
         expected().len()
+    ));
+}
+
+#[test]
+fn the_last_record_of_each_device_is_its_open_findings_through_a_kill() {
+    let devices = crate::support::kafka::unique("devices");
+    let rig = Rig::shared("grouped")
+        .set("query.group_by_device", "true")
+        .set("output.grouped_topic", &devices)
+        .set("state.snapshot_interval", "1s");
+    rig.produce(broker(), fleet());
+    let mut first = rig.start();
+    first.wait_for("some findings", |p| p.metrics().filter(|m| m.sum("firstseen_messages_total") >= 200.0));
+    first.kill();
+    let mut second = rig.start();
+    second.reached(fleet().iter().map(|m| m.arrival).max().unwrap());
+    second.drain();
+    rig.holds_what_is_expected();
+
+    // What is open at the end, by the changes themselves.
+    let mut open = BTreeMap::new();
+    for line in expected() {
+        let value: serde_json::Value = serde_json::from_str(line).unwrap();
+        let id = value["finding_id"].as_str().unwrap().to_owned();
+        let device = format!("{}/{}", value["tenant_id"].as_str().unwrap(), value["device"]["name"].as_str().unwrap());
+        if matches!(value["change"].as_str(), Some("opened" | "updated")) {
+            open.insert(id, device);
+        } else {
+            open.remove(&id);
+        }
+    }
+    let mut wanted: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (id, device) in open {
+        wanted.entry(device).or_default().insert(id);
+    }
+    let (mut last, mut records) = (BTreeMap::new(), 0);
+    for written in rig.read(&devices) {
+        let value: serde_json::Value = serde_json::from_slice(&written.payload).unwrap();
+        let ids: BTreeSet<String> =
+            value["details"].as_array().unwrap().iter().map(|d| d["finding_id"].as_str().unwrap().to_owned()).collect();
+        last.insert(written.key, ids);
+        records += 1;
+    }
+    let ended = last.values().filter(|ids| ids.is_empty()).count();
+    last.retain(|_, ids| !ids.is_empty());
+    assert!(!wanted.is_empty() && ended > 3);
+    assert_eq!(last, wanted);
+    say(&format!(
+        "grouped: {records} records of {} devices, {} of them with open findings at the end, through a kill",
+        last.len() + ended,
+        last.len()
     ));
 }
