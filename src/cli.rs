@@ -71,6 +71,70 @@ pub enum Command {
     /// Look into a state directory, also beside a running service: nothing is changed
     #[command(subcommand, after_help = "Example:\n  firstseen state verify --config firstseen.toml", arg_required_else_help = true)]
     State(State),
+    /// Why a connection is, or is not, a finding now: each gate with its numbers, and what changes by itself
+    ///
+    /// Reads the newest snapshot of a state directory, also beside a running service. Nothing is guessed: every number is from the state.
+    #[command(
+        after_help = "Example:\n  firstseen explain --state /var/lib/firstseen --device srv-web-01.corp.example --ip 203.0.113.142 --port 443"
+    )]
+    Explain(Explain),
+    /// Try suppression rules on findings before they are put in force
+    #[command(
+        subcommand,
+        after_help = "Example:\n  firstseen suppress test rules.toml --changes changes.ndjson",
+        arg_required_else_help = true
+    )]
+    Suppress(Suppress),
+}
+
+/// What to do with suppression rules.
+#[derive(Debug, Subcommand)]
+pub enum Suppress {
+    /// What each rule would have hidden, which never match, and whether one would hide what must be seen; exits 1 then
+    ///
+    /// Findings come from `backtest --changes` or the findings topic, one change a line. A planted attack is one given with --must-show, or
+    /// the one that `generate --attack` and `demo` plant.
+    #[command(
+        after_help = "Example:\n  firstseen suppress test rules.toml --changes changes.ndjson --must-show 16ee7cf2f112e250274f13612c456615"
+    )]
+    Test(SuppressTest),
+}
+
+/// Arguments of `suppress test`.
+#[derive(Args, Debug)]
+pub struct SuppressTest {
+    /// Rules file: [[suppress]] tables
+    #[arg(value_name = "RULES")]
+    pub rules: PathBuf,
+    /// Changes of findings, one a line; - is standard input
+    #[arg(long, value_name = "FILE")]
+    pub changes: PathBuf,
+    /// A finding that no rule may hide; may be given several times
+    #[arg(long, value_name = "FINDING_ID")]
+    pub must_show: Vec<String>,
+}
+
+/// Arguments of `explain`.
+#[derive(Args, Debug)]
+pub struct Explain {
+    /// Which state directory.
+    #[command(flatten)]
+    pub dir: StateDir,
+    /// Tenant id; needed only when the state holds several
+    #[arg(long, value_name = "ID")]
+    pub tenant: Option<String>,
+    /// Device name, as in a finding's device.name
+    #[arg(long, value_name = "NAME")]
+    pub device: String,
+    /// Remote address, as in a finding's remote.ip
+    #[arg(long, value_name = "ADDRESS")]
+    pub ip: String,
+    /// Remote port; without it: the connections for which Defender gave none
+    #[arg(long, value_name = "N")]
+    pub port: Option<u16>,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What to do with dead letters.
@@ -274,6 +338,9 @@ mod tests {
             ("firstseen state", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
             ("firstseen state verify", ErrorKind::MissingRequiredArgument),
             ("firstseen state export --state a --config b", ErrorKind::ArgumentConflict),
+            ("firstseen explain --device d --ip 192.0.2.1", ErrorKind::MissingRequiredArgument),
+            ("firstseen explain --state s --device d --ip 192.0.2.1 --port 65536", ErrorKind::ValueValidation),
+            ("firstseen suppress test rules.toml", ErrorKind::MissingRequiredArgument),
             ("firstseen rum", ErrorKind::InvalidSubcommand),
         ] {
             let error = read(line).map(|cli| format!("{cli:?}")).unwrap_err();

@@ -4,9 +4,11 @@ mod backtest;
 mod check;
 mod dead_letters;
 mod demo;
+mod explain;
 mod generate;
 mod run;
 mod state;
+mod suppress;
 
 use crate::cli::{Cli, Command};
 use crate::config::{Config, ConfigErrors, environment};
@@ -78,6 +80,8 @@ pub fn execute(cli: Cli) -> ExitCode {
         Command::Check(args) => check::check(&args),
         Command::DeadLetters(command) => dead_letters::dead_letters(&command),
         Command::State(command) => state::state(&command),
+        Command::Explain(args) => explain::explain(&args),
+        Command::Suppress(command) => suppress::suppress(&command),
     };
     match result {
         Ok(code) => code,

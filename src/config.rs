@@ -5,14 +5,18 @@ mod keys;
 mod reader;
 mod secret;
 mod span;
+mod suppress;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use keys::nearest;
 pub use secret::{Property, Secret};
 pub use span::parse as parse_span;
+pub use suppress::Suppress;
 
 use crate::detector;
 use crate::finding::severity::Privileged;
+use crate::suppress::{Fate, Suppression};
 use crate::time::Span;
 use reader::Reader;
 use std::collections::BTreeMap;
@@ -39,6 +43,8 @@ pub struct Config {
     pub query: Query,
     /// `[detection]`
     pub detection: Detection,
+    /// `[[suppress]]` and `detection.suppress_file`
+    pub suppress: Suppress,
 }
 
 /// `[kafka]`: how to reach the brokers.
@@ -113,8 +119,12 @@ pub struct Output {
     pub findings_topic: String,
     /// Topic for records that can't be read.
     pub dead_letter_topic: String,
-    /// Create the two when they are missing.
+    /// Topic for records of devices.
+    pub grouped_topic: String,
+    /// Create them when they are missing.
     pub create_topics: bool,
+    /// What becomes of suppressed changes.
+    pub suppressed: Fate,
     /// Least arrival-clock time between a finding's last written change and its next update.
     pub update_interval: Span,
 }
@@ -157,6 +167,8 @@ pub struct Query {
     pub prevalence_below: u32,
     /// A vendor is rare below this many servers.
     pub vendor_servers_below: u32,
+    /// Write a record a device as well.
+    pub group_by_device: bool,
 }
 
 /// `[detection]`: beyond the query.
@@ -245,7 +257,8 @@ impl Config {
     }
 
     fn check(mut r: Reader) -> Result<Config, ConfigErrors> {
-        r.refuse_given("suppress", "suppression rules are not available yet; remove the [[suppress]] tables");
+        r.refuse_given("output.suppressed_topic", "not available yet, as output.suppressed = \"topic\"; expected none");
+        let suppress = suppress::read(&mut r);
         let kafka = Kafka {
             bootstrap_servers: r.text("kafka.bootstrap_servers"),
             preset: if r.choice("kafka.preset") == "event-hubs" { Preset::EventHubs } else { Preset::Kafka },
@@ -266,12 +279,18 @@ impl Config {
         r.refuse(asked_to_create && create && !can_create, "output.create_topics", || {
             "given true, but Event Hubs creates no topics over Kafka; expected false: create the event hubs in Azure".into()
         });
+        let suppressed = r.choice("output.suppressed");
         let output = Output {
             findings_topic: r.text("output.findings_topic"),
             dead_letter_topic: r.text("output.dead_letter_topic"),
+            grouped_topic: r.text("output.grouped_topic"),
             create_topics: create && can_create,
+            suppressed: if suppressed == "drop" { Fate::Drop } else { Fate::Mark },
             update_interval: r.span("output.update_interval"),
         };
+        r.refuse(suppressed == "topic", "output.suppressed", || {
+            "given \"topic\", which is not available yet; expected \"mark\" or \"drop\"".into()
+        });
         let format = r.choice("output.format");
         r.refuse(format != "firstseen", "output.format", || {
             format!("given \"{format}\", which is not available yet; expected \"firstseen\"")
@@ -287,16 +306,15 @@ impl Config {
             prevalence_window: r.span("query.prevalence_window"),
             prevalence_below: r.integer("query.prevalence_below"),
             vendor_servers_below: r.integer("query.vendor_servers_below"),
+            group_by_device: r.boolean("query.group_by_device"),
         };
-        let grouped = r.boolean("query.group_by_device");
-        r.refuse(grouped, "query.group_by_device", || "given true, which is not available yet; expected false".into());
         let detection = Detection {
             report_late: r.boolean("detection.report_late"),
             warm_up: r.span("detection.warm_up"),
             track_workstations: r.boolean("detection.track_workstations"),
             privileged_servers: r.text_list("detection.privileged_servers"),
         };
-        let config = Config { kafka, input, output, state, http, limits, query, detection };
+        let config = Config { kafka, input, output, state, http, limits, query, detection, suppress };
         config.cross_check(&mut r);
         match r.finish() {
             mistakes if mistakes.is_empty() => Ok(config),
@@ -317,9 +335,11 @@ impl Config {
             r.topic("input.topics", topic);
             r.refuse(!seen.insert(topic), "input.topics", || format!("given {topic:?} twice, expected each topic once"));
         }
-        for (key, topic) in
-            [("output.findings_topic", &self.output.findings_topic), ("output.dead_letter_topic", &self.output.dead_letter_topic)]
-        {
+        for (key, topic) in [
+            ("output.findings_topic", &self.output.findings_topic),
+            ("output.dead_letter_topic", &self.output.dead_letter_topic),
+            ("output.grouped_topic", &self.output.grouped_topic),
+        ] {
             r.topic(key, topic);
             r.refuse(self.input.topics.contains(topic), key, || {
                 format!("given {topic:?}, which is one of input.topics; expected a topic of its own")
@@ -327,6 +347,10 @@ impl Config {
         }
         r.refuse(self.output.findings_topic == self.output.dead_letter_topic, "output.dead_letter_topic", || {
             "given the same topic as output.findings_topic, expected a topic of its own".into()
+        });
+        let others = [&self.output.findings_topic, &self.output.dead_letter_topic];
+        r.refuse(others.contains(&&self.output.grouped_topic), "output.grouped_topic", || {
+            format!("given {:?}, which is another output topic; expected a topic of its own", self.output.grouped_topic)
         });
         r.refuse(self.state.snapshot_interval < Span::seconds(1), "state.snapshot_interval", || {
             format!("given \"{}\", expected at least \"1s\"", self.state.snapshot_interval)
@@ -355,6 +379,18 @@ impl Config {
         if let Err(e) = Privileged::new(&self.detection.privileged_servers) {
             r.mistake("detection.privileged_servers", None, format!("{e}, expected names in which * and ? may stand"));
         }
+    }
+
+    /// The suppression rules, and what becomes of what they match.
+    #[must_use]
+    pub fn suppression(&self) -> Suppression {
+        Suppression { rules: self.suppress.rules.clone(), fate: self.output.suppressed }
+    }
+
+    /// The topic for records of devices, if they are written.
+    #[must_use]
+    pub fn grouped_topic(&self) -> Option<&str> {
+        self.query.group_by_device.then_some(self.output.grouped_topic.as_str())
     }
 
     /// The settings of the detector.

@@ -28,6 +28,7 @@ mod connections;
 mod destination;
 mod device;
 mod distinct;
+pub mod explain;
 mod export;
 mod findings;
 mod first_seen;

@@ -1,5 +1,6 @@
 //! Changes of findings: what the detector says and what stands on the findings topic (`firstseen.finding/1`).
 
+pub mod grouped;
 pub mod json;
 pub mod reason;
 pub mod severity;
@@ -85,10 +86,14 @@ pub struct Change {
     pub previous_seen: Option<Ticks>,
     /// Since when the tenant's input is observed: the baseline's age.
     pub observed_since: Ticks,
+    /// Since when the device itself is observed, by the same clock.
+    pub device_since: Ticks,
     /// Messages that arrived before this instant are missing, and the finding may be wrong for it.
     pub gap: Option<Ticks>,
     /// First seen in an event that arrived more than a day late.
     pub late: bool,
+    /// The suppression rule that matches, by name. The detector knows no rules: it is set on the way out.
+    pub suppressed_by: Option<std::sync::Arc<str>>,
     /// Why a finding was retracted, in words; empty otherwise.
     pub cause: &'static str,
     /// The connection that opened it.

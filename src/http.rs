@@ -1,5 +1,6 @@
-//! The HTTP endpoint: health, metrics and a small JSON API, answered from the shared view alone. `/api` wants the bearer token when one
-//! is configured; errors are `application/problem+json`. It never waits for the pipeline, and a drain never waits long for it.
+//! The HTTP endpoint: health, metrics and a small JSON API, answered from the shared view; `/api/v1/explain` is asked of the task and
+//! waits for it two seconds at most. `/api` wants the bearer token when one is configured; errors are `application/problem+json`. Nothing
+//! here holds the pipeline up, and a drain never waits long for it.
 
 mod api;
 
@@ -8,6 +9,7 @@ use crate::detector::Settings;
 use crate::finding::severity::Privileged;
 use crate::host_clock;
 use crate::metrics::Metrics;
+use crate::questions::Questions;
 use crate::view::{Health, View};
 use axum::Router;
 use axum::extract::State;
@@ -54,6 +56,8 @@ pub struct Reads {
     pub health: Arc<Health>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
+    /// What only the task can answer.
+    pub questions: Questions,
     /// For the findings' form.
     pub settings: Settings,
     /// For the findings' form.

@@ -122,6 +122,9 @@ pub struct Metrics {
     clock_steps: IntCounter,
     state_failures: IntCounter,
     suppressed: IntCounterVec,
+    rules: Capped,
+    reloads: IntCounterVec,
+    observed: GaugeVec,
     connection_errors: IntCounterVec,
     clients: Mutex<Vec<(&'static str, Arc<ConnectionErrors>)>>,
 }
@@ -177,6 +180,18 @@ impl Metrics {
             state_failures: counter("state_write_failures_total", "Attempts to write the state directory that the disk refused."),
             replayed: counter("replayed_messages_total", "Messages read again after a restart."),
             suppressed: counters("suppressed_total", "Changes of findings that a suppression rule marked.", &["rule"]),
+            rules: Capped::new(200),
+            reloads: counters("suppress_reloads_total", "Changed rules files that were read, by what became of them.", &["outcome"]),
+            observed: registered(
+                r,
+                GaugeVec::new(
+                    opts(
+                        "observed_since_seconds",
+                        "Since when the tenant is observed, in seconds since the Unix epoch: its baseline's age.",
+                    ),
+                    &["tenant"],
+                ),
+            ),
             connection_errors: counters(
                 "connection_errors_total",
                 "Failed connections to brokers and failed log-ins; each is tried again with back-off.",
@@ -190,6 +205,9 @@ impl Metrics {
         }
         for kind in Tracked::ALL {
             metrics.set_tracked(kind, 0);
+        }
+        for outcome in ["applied", "refused"] {
+            metrics.reloads.with_label_values(&[outcome]);
         }
         metrics
     }
@@ -298,7 +316,17 @@ impl Metrics {
 
     /// A suppression rule of the configuration marked a change.
     pub fn change_suppressed(&self, rule: &str) {
-        self.suppressed.with_label_values(&[rule]).inc();
+        self.suppressed.with_label_values(&[self.rules.label(rule)]).inc();
+    }
+
+    /// A rules file had changed; its rules were put in force, or refused.
+    pub fn rules_reloaded(&self, applied: bool) {
+        self.reloads.with_label_values(&[if applied { "applied" } else { "refused" }]).inc();
+    }
+
+    /// Since when a tenant is observed.
+    pub fn set_observed_since(&self, tenant: &str, since: Ticks) {
+        self.observed.with_label_values(&[self.tenants.label(tenant)]).set(since.as_secs_f64());
     }
 
     /// From now on the failed connections of a client (`input` or `output`) are shown.
@@ -365,6 +393,8 @@ mod tests {
         m.host_clock_stepped();
         m.state_write_failed();
         m.change_suppressed("ours");
+        m.rules_reloaded(false);
+        m.set_observed_since("t", Ticks(5_000_000));
         m.watch_connections("input", Arc::default());
         let text = m.text(start + Duration::from_secs(25));
         for line in [
@@ -394,6 +424,9 @@ mod tests {
             "firstseen_host_clock_steps_total 1",
             "firstseen_state_write_failures_total 1",
             "firstseen_suppressed_total{rule=\"ours\"} 1",
+            "firstseen_suppress_reloads_total{outcome=\"applied\"} 0",
+            "firstseen_suppress_reloads_total{outcome=\"refused\"} 1",
+            "firstseen_observed_since_seconds{tenant=\"t\"} 0.5",
             "firstseen_connection_errors_total{client=\"input\",kind=\"tls\"} 0",
             concat!("firstseen_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         ] {

@@ -12,6 +12,7 @@ mod crash;
 mod idle;
 pub mod publisher;
 pub mod restore;
+mod rules;
 pub mod snapshots;
 mod start;
 
@@ -26,6 +27,7 @@ use crate::kafka::readback::ReadbackError;
 use crate::kafka::sink::SinkError;
 use crate::kafka::source::SourceError;
 use crate::metrics::Metrics;
+use crate::questions::Questions;
 use crate::state::StateError;
 use crate::state::disk::DirectoryError;
 use crate::view::{Health, View};
@@ -101,6 +103,8 @@ pub struct Shared {
     pub health: Arc<Health>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
+    /// Asked from outside, answered by the task.
+    pub questions: Questions,
     /// Messages consumed since the start.
     pub consumed: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
@@ -112,6 +116,7 @@ impl Default for Shared {
             view: Arc::new(View::new()),
             health: Arc::new(Health::new()),
             metrics: Arc::new(Metrics::new(host_clock::monotonic())),
+            questions: Questions::default(),
             consumed: Arc::new(AtomicU64::new(0)),
             stop: Arc::new(AtomicBool::new(false)),
         }

@@ -16,10 +16,13 @@ use crate::kafka::sink::Outgoing;
 use crate::planted::{self, Bug};
 use crate::state::journal::{Encoder, Entry};
 use crate::state::snapshot::Positions;
+use crate::suppress::{Rules, Suppression};
 use crate::time::Ticks;
 use std::collections::{HashMap, HashSet, VecDeque};
 
+mod grouped;
 mod reconcile;
+use grouped::Grouped;
 pub use reconcile::Last;
 use reconcile::Lossy;
 
@@ -45,6 +48,14 @@ pub struct Format {
     pub settings: Settings,
     /// For the findings' form.
     pub privileged: Privileged,
+    /// Rules that mark findings on their way out.
+    pub suppression: Suppression,
+}
+
+impl Format {
+    fn mark(&self, change: &mut Change) {
+        self.suppression.rules.mark(change, &self.settings, &self.privileged);
+    }
 }
 
 /// Names a dead letter for ever: topic, partition, offset, record.
@@ -107,6 +118,8 @@ pub struct Task {
     published: Published,
     /// What is replayed lacks messages.
     lossy: Option<Lossy>,
+    /// A record a device is written as well.
+    grouped: Option<Grouped>,
     /// Messages that were replayed.
     pub replayed: u64,
 }
@@ -130,10 +143,11 @@ struct Sorter<'a> {
 }
 
 impl Output for Sorter<'_> {
-    fn change(&mut self, change: Box<Change>) {
+    fn change(&mut self, mut change: Box<Change>) {
+        self.format.mark(&mut change);
         if let Some(lossy) = &mut self.lossy {
             lossy.hold(&change);
-        } else if !self.published.changes.contains(&(change.id, change.revision)) {
+        } else if !self.published.changes.contains(&(change.id, change.revision)) && self.format.suppression.lets_out(&change) {
             let publication = publication(self.format, &change, self.appended);
             if self.replaying {
                 let open = matches!(change.kind, ChangeKind::Opened | ChangeKind::Updated);
@@ -189,6 +203,7 @@ impl Task {
             replay: Some(entries.into()),
             published,
             lossy: None,
+            grouped: None,
             replayed: 0,
         }
     }
@@ -202,6 +217,17 @@ impl Task {
     /// The detector, to copy a snapshot from.
     pub fn detector_mut(&mut self) -> &mut Detector {
         &mut self.feed.detector
+    }
+
+    /// Puts other suppression rules in force, for the changes to come. Nothing else depends on them: not what is recognised as published,
+    /// nor what a replay says.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.format.suppression.rules = rules;
+    }
+
+    /// Marks a change by the rules in force.
+    pub fn mark(&self, change: &mut Change) {
+        self.format.mark(change);
     }
 
     /// What became of records since the last call.
@@ -298,6 +324,7 @@ impl Task {
 
     /// Takes decoded messages in consumed order, each in a batch of its own.
     pub fn messages<'a>(&mut self, messages: impl IntoIterator<Item = (Origin, &'a Batch)>, out: &mut Turnout) {
+        let changes_from = out.changes.len();
         for (origin, batch) in messages {
             self.begin_message(origin, out);
             let mut gap_ends = self.feed.detector.in_gap().then_some(origin.partition);
@@ -307,6 +334,7 @@ impl Task {
             self.feed.batch(batch, &mut sorter);
             self.end_gap(&mut gap_ends);
         }
+        self.group(changes_from, out);
         out.journal.append(&mut self.encoder.take_frame());
     }
 
@@ -357,6 +385,7 @@ impl Task {
     /// The source has delivered all that the journal lists: what comes now is live. True when a snapshot must count before more is
     /// consumed: messages were gone, or settings changed, which stands in no journal.
     pub fn replay_done(&mut self, out: &mut Turnout) -> bool {
+        let changes_from = out.changes.len();
         for entry in self.replay.take().unwrap_or_default() {
             if let Entry::Advance { tenant, to } = entry {
                 self.advance(&tenant, to, true, out);
@@ -375,11 +404,14 @@ impl Task {
             self.feed.change_settings(self.configured.clone(), &mut sorter);
         }
         self.published = Published::default();
+        self.group(changes_from, out);
+        self.group_all(out);
         must_store
     }
 
     /// Moves the arrival clock of every tenant that is behind `to`: the input is idle.
     pub fn idle(&mut self, to: Ticks, out: &mut Turnout) {
+        let changes_from = out.changes.len();
         let behind: Vec<String> =
             self.feed.detector.clocks().filter(|(_, clock)| *clock < to).map(|(tenant, _)| tenant.to_owned()).collect();
         for tenant in behind {
@@ -388,6 +420,7 @@ impl Task {
             }
             self.advance(&tenant, to, false, out);
         }
+        self.group(changes_from, out);
         out.journal.append(&mut self.encoder.take_frame());
     }
 

@@ -2,8 +2,10 @@
 //! core's effects; readers never touch the core's state, and what they read may be a moment old.
 
 use crate::finding::{Change, ChangeKind, FindingId};
+use crate::suppress::Rules;
 use crate::time::Ticks;
 use dashmap::DashMap;
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -12,6 +14,26 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub struct View {
     open: DashMap<FindingId, Arc<Change>>,
     clocks: DashMap<String, Ticks>,
+    rules: RwLock<Vec<RuleHits>>,
+}
+
+/// A suppression rule in force, and what it matched since the start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RuleHits {
+    /// Its name.
+    pub rule: String,
+    /// Why it is there.
+    pub reason: String,
+    /// Who answers for it.
+    pub owner: String,
+    /// From this instant on it matches nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Ticks>,
+    /// Changes that it marked.
+    pub changes: u64,
+    /// The instant of the last of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_hit: Option<Ticks>,
 }
 
 /// Which open findings to list; `None` matches all.
@@ -53,6 +75,44 @@ impl View {
             ChangeKind::Retracted | ChangeKind::Closed => {
                 self.open.remove_if(&change.id, |_, known| known.revision < change.revision);
             }
+        }
+    }
+
+    /// These suppression rules are in force now; what a rule of the same name matched so far is kept.
+    pub fn set_rules(&self, rules: &Rules) {
+        let mut known = self.rules.write().unwrap_or_else(PoisonError::into_inner);
+        let hits = |name: &str| known.iter().find(|k| k.rule == *name).map_or((0, None), |k| (k.changes, k.last_hit));
+        *known = rules
+            .iter()
+            .map(|rule| {
+                let (changes, last_hit) = hits(&rule.name);
+                let (rule, reason, owner, expires) = (rule.name.to_string(), rule.reason.clone(), rule.owner.clone(), rule.expires);
+                RuleHits { rule, reason, owner, expires, changes, last_hit }
+            })
+            .collect();
+    }
+
+    /// A rule marked a change of this instant.
+    pub fn rule_hit(&self, name: &str, at: Ticks) {
+        let mut known = self.rules.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(hits) = known.iter_mut().find(|k| k.rule == *name) {
+            hits.changes += 1;
+            hits.last_hit = hits.last_hit.max(Some(at));
+        }
+    }
+
+    /// The suppression rules in force.
+    #[must_use]
+    pub fn rules(&self) -> Vec<RuleHits> {
+        self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Marks every open finding anew.
+    pub fn mark_all(&self, mark: impl Fn(&mut Change)) {
+        for mut entry in self.open.iter_mut() {
+            let mut change = (**entry.value()).clone();
+            mark(&mut change);
+            *entry.value_mut() = Arc::new(change);
         }
     }
 
@@ -203,6 +263,26 @@ mod tests {
         assert_eq!(ids(Selection::default()), [2, 3, 1]);
         assert_eq!(ids(Selection { device: Some("A".into()), ..Selection::default() }), [1]);
         assert_eq!(ids(Selection { ip: Some("192.0.2.1".into()), ..Selection::default() }), [0u8; 0]);
+    }
+
+    #[test]
+    fn rules_keep_what_they_matched_and_open_findings_get_new_marks() {
+        let rules = |names: &[&str]| {
+            let rule = |name: &&str| format!("[[suppress]]\nname = \"{name}\"\nport = 443\nreason = \"r\"\nowner = \"o\"\n");
+            Rules::default().and_file(&names.iter().map(rule).collect::<String>()).unwrap()
+        };
+        let view = View::new();
+        view.set_rules(&rules(&["a", "b"]));
+        let (early, late) = (example().at, example().at.plus(Span::seconds(1)));
+        view.rule_hit("a", late);
+        view.rule_hit("a", early);
+        view.rule_hit("gone", late);
+        view.set_rules(&rules(&["a", "c"]));
+        let hits: Vec<_> = view.rules().into_iter().map(|r| (r.rule, r.changes, r.last_hit)).collect();
+        assert_eq!(hits, [("a".to_owned(), 2, Some(late)), ("c".to_owned(), 0, None)]);
+        view.apply(&example());
+        view.mark_all(|change| change.suppressed_by = Some("c".into()));
+        assert_eq!(view.finding(example().id).unwrap().suppressed_by.as_deref(), Some("c"));
     }
 
     #[test]

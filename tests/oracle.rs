@@ -12,6 +12,7 @@ mod model;
 mod oracle {
     pub(crate) mod compare;
     mod determinism;
+    mod explanation;
     mod faults;
     pub(crate) mod fleet;
     pub(crate) mod query;

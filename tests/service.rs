@@ -18,5 +18,7 @@ mod pressure;
 mod refusals;
 #[path = "service/rig.rs"]
 mod rig;
+#[path = "service/rules.rs"]
+mod rules;
 #[path = "service/state_answers.rs"]
 mod state_answers;

@@ -15,6 +15,7 @@ use crate::files::{FileError, FileSource, Line};
 use crate::finding::json::to_json;
 use crate::finding::severity::Privileged;
 use crate::finding::{Change, ChangeKind};
+use crate::suppress::Suppression;
 use crate::time::{Span, Ticks};
 use crate::{host_clock, stage};
 use anyhow::Context;
@@ -65,6 +66,8 @@ pub(super) fn backtest(args: &cli::Backtest) -> anyhow::Result<ExitCode> {
     let mut out = Writer {
         settings: settings.clone(),
         privileged: Privileged::new(&config.detection.privileged_servers).unwrap_or_else(|_| Privileged::none()),
+        suppression: config.suppression(),
+        suppressed: BTreeMap::new(),
         changes: args.changes.as_deref().map(create).transpose()?,
         dead_letters: args.dead_letters.as_deref().map(create).transpose()?,
         paths,
@@ -162,6 +165,9 @@ fn create(path: &Path) -> anyhow::Result<Box<dyn Write>> {
 struct Writer {
     settings: Settings,
     privileged: Privileged,
+    suppression: Suppression,
+    /// Changes that each rule marked.
+    suppressed: BTreeMap<Arc<str>, u64>,
     changes: Option<Box<dyn Write>>,
     dead_letters: Option<Box<dyn Write>>,
     paths: Arc<Vec<PathBuf>>,
@@ -193,14 +199,18 @@ impl Output for Writer {
         self.place = self.lines.get(source as usize).copied();
     }
 
-    fn change(&mut self, change: Box<Change>) {
+    fn change(&mut self, mut change: Box<Change>) {
+        self.suppression.rules.mark(&mut change, &self.settings, &self.privileged);
+        if let Some(rule) = &change.suppressed_by {
+            *self.suppressed.entry(Arc::clone(rule)).or_default() += 1;
+        }
         *self.counts.entry(change.kind.as_str()).or_default() += 1;
         match change.kind {
             ChangeKind::Opened => self.open += 1,
             ChangeKind::Updated => {}
             ChangeKind::Retracted | ChangeKind::Closed => self.open -= 1,
         }
-        if self.changes.is_some() {
+        if self.changes.is_some() && self.suppression.lets_out(&change) {
             let text = to_json(&change, &self.settings, &self.privileged);
             Self::line(&mut self.changes, &text, &mut self.failed);
         }
@@ -250,6 +260,9 @@ fn summary(feed: &Feed, out: &Writer) {
         count(ChangeKind::Closed),
         out.open
     );
+    for (rule, changes) in &out.suppressed {
+        eprintln!("suppressed by {rule}: {changes} changes");
+    }
     let dead: u64 = tally.dead.values().sum();
     if dead > 0 {
         let reasons: Vec<String> = tally.dead.iter().map(|(reason, n)| format!("{n} {reason}")).collect();

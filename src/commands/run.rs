@@ -75,6 +75,7 @@ impl Endpoint {
             view: Arc::clone(&shared.view),
             health: Arc::clone(&shared.health),
             metrics: Arc::clone(&shared.metrics),
+            questions: shared.questions.clone(),
             settings: config.detector_settings(),
             // The configuration was checked with the same call.
             privileged: Privileged::new(&config.detection.privileged_servers).unwrap_or_else(|_| Privileged::none()),

@@ -27,7 +27,7 @@ pub(super) fn state(command: &State) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn open(dir: &StateDir) -> anyhow::Result<Directory> {
+pub(super) fn open(dir: &StateDir) -> anyhow::Result<Directory> {
     let path = match &dir.state {
         Some(path) => path.clone(),
         None => config(dir.config.as_deref())?.state.dir,
@@ -36,7 +36,7 @@ fn open(dir: &StateDir) -> anyhow::Result<Directory> {
 }
 
 /// Writes to standard output. A reader that has seen enough ends it without an error.
-fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> anyhow::Result<ExitCode> {
+pub(super) fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> anyhow::Result<ExitCode> {
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     match write(&mut out).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}

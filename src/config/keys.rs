@@ -70,6 +70,12 @@ pub(super) const KEYS: &[Key] = &[
     key("output.findings_topic", Kind::Text, r#""firstseen.findings""#, "Topic for changes of findings."),
     key("output.dead_letter_topic", Kind::Text, r#""firstseen.dead-letter""#, "Topic for records that can't be read."),
     key(
+        "output.grouped_topic",
+        Kind::Text,
+        r#""firstseen.devices""#,
+        "Compacted topic for records of devices, written with `query.group_by_device = true`.",
+    ),
+    key(
         "output.create_topics",
         Kind::Boolean,
         "true",
@@ -80,6 +86,12 @@ pub(super) const KEYS: &[Key] = &[
         Kind::Choice(&["firstseen", "ocsf", "ecs"]),
         r#""firstseen""#,
         "Form of the findings. `ocsf` and `ecs` are not available yet.",
+    ),
+    key(
+        "output.suppressed",
+        Kind::Choice(&["mark", "drop", "topic"]),
+        r#""mark""#,
+        "What becomes of a change that a suppression rule matches: written with `suppressed_by`, or not written unless it ends a finding. `topic` is not available yet.",
     ),
     key(
         "output.update_interval",
@@ -128,7 +140,12 @@ pub(super) const KEYS: &[Key] = &[
         "10",
         "A vendor is rare while its software was seen on fewer servers than this.",
     ),
-    key("query.group_by_device", Kind::Boolean, "false", "One finding a device instead of one a connection. `true` is not available yet."),
+    key(
+        "query.group_by_device",
+        Kind::Boolean,
+        "false",
+        "Also write the query's grouped form to `output.grouped_topic`: a record a device with its open findings.",
+    ),
     key(
         "detection.report_late",
         Kind::Boolean,
@@ -147,6 +164,12 @@ pub(super) const KEYS: &[Key] = &[
         Kind::TextList,
         "[]",
         "Device names, `*` and `?` allowed, case ignored, whose findings are one severity higher.",
+    ),
+    key(
+        "detection.suppress_file",
+        Kind::Text,
+        "",
+        "File with more `[[suppress]]` tables, read again when it changes ([suppression](suppression.md)).",
     ),
 ];
 
@@ -175,7 +198,7 @@ pub(super) fn find(path: &str) -> Option<&'static Key> {
 }
 
 /// The known name that is nearest to what was written, if one is near enough to be what was meant.
-pub(super) fn nearest<'a>(written: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(written: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     known.map(|k| (distance(written, k), k)).min_by_key(|(d, _)| *d).filter(|(d, k)| *d <= 2 + k.len() / 5).map(|(_, k)| k)
 }
 

@@ -161,6 +161,28 @@ impl Reader {
         self.take(path, |_, v| v.as_str().and_then(check), |_, text| check(text))
     }
 
+    /// A text that need not be given.
+    pub(super) fn optional_text(&mut self, path: &'static str) -> Option<String> {
+        let given = self.given.remove(path)?;
+        let (text, what) = match &given {
+            Given::File(value) => (value.as_str(), shown(value)),
+            Given::Variable(_, text) => (Some(text.as_str()), format!("{text:?}")),
+        };
+        let text = text.filter(|text| !text.trim().is_empty()).map(str::to_owned);
+        if text.is_none() {
+            self.mistake(path, given.origin(), format!("given {what}, expected {}", Kind::Text.expected()));
+        }
+        text
+    }
+
+    /// What stands in the file under a name that is no section.
+    pub(super) fn tables(&mut self, path: &str) -> Option<Value> {
+        match self.given.remove(path)? {
+            Given::File(value) => Some(value),
+            Given::Variable(..) => None,
+        }
+    }
+
     pub(super) fn choice(&mut self, path: &'static str) -> &'static str {
         let pick = |key: &Key, text: &str| match key.kind {
             Kind::Choice(words) => words.iter().copied().find(|w| *w == text),

@@ -63,7 +63,9 @@ fn every_key_reaches_its_place() {
         [output]
         findings_topic = "f"
         dead_letter_topic = "d"
+        grouped_topic = "g"
         create_topics = false
+        suppressed = "drop"
         update_interval = "0s"
         [state]
         dir = "/var/lib/firstseen"
@@ -78,6 +80,7 @@ fn every_key_reaches_its_place() {
         prevalence_window = "4d"
         prevalence_below = 3
         vendor_servers_below = 4
+        group_by_device = true
         [detection]
         report_late = false
         warm_up = "13d"
@@ -102,7 +105,14 @@ fn every_key_reaches_its_place() {
         max_clock_skew: Span::hours(2),
     };
     assert_eq!(config.input, input);
-    let output = Output { findings_topic: "f".into(), dead_letter_topic: "d".into(), create_topics: false, update_interval: Span::ZERO };
+    let output = Output {
+        findings_topic: "f".into(),
+        dead_letter_topic: "d".into(),
+        grouped_topic: "g".into(),
+        create_topics: false,
+        suppressed: Fate::Drop,
+        update_interval: Span::ZERO,
+    };
     assert_eq!(config.output, output);
     assert_eq!(config.state, State { dir: "/var/lib/firstseen".into(), snapshot_interval: Span::minutes(5) });
     assert_eq!(config.http.listen, "[::1]:80".parse().unwrap());
@@ -121,6 +131,7 @@ fn every_key_reaches_its_place() {
     };
     assert_eq!(config.detector_settings(), settings);
     assert_eq!(config.detection.privileged_servers, ["dc*"]);
+    assert_eq!((config.grouped_topic(), Config::default().grouped_topic()), (Some("g"), None));
 }
 
 #[test]
@@ -269,7 +280,10 @@ fn every_wrong_value_is_refused_with_what_was_expected() {
             "[query]\nvendor_servers_below = 1.5",
             "query.vendor_servers_below: given 1.5 (a number with a fraction), expected a whole number from 1 to 10000",
         ),
-        ("[query]\ngroup_by_device = true", "query.group_by_device: given true, which is not available yet; expected false"),
+        (
+            "[output]\ngrouped_topic = \"firstseen.findings\"",
+            "output.grouped_topic: given \"firstseen.findings\", which is another output topic; expected a topic of its own",
+        ),
         (
             "[detection]\nwarm_up = \"-1d\"",
             "detection.warm_up: given \"-1d\", expected a length of time such as \"14d\", \"10m\", \"1s\" or \"250ms\"",
@@ -279,8 +293,22 @@ fn every_wrong_value_is_refused_with_what_was_expected() {
             "detection.privileged_servers: \"dc[\" is not a pattern, expected names in which * and ? may stand",
         ),
         (
-            "[[suppress]]\ndomain_suffix = \"example.com\"\nreason = \"ours\"",
-            "suppress: suppression rules are not available yet; remove the [[suppress]] tables",
+            "[[suppress]]\ndomain_suffix = \"com\"\nreason = \"r\"\nowner = \"o\"",
+            "suppress[1].domain_suffix: given \"com\", which is a public suffix: anybody can have a name under it; expected a registered domain such as \"contoso.com\"",
+        ),
+        ("suppress = 7", "suppress: expected [[suppress]] tables"),
+        (
+            "[output]\nsuppressed = \"topic\"",
+            "output.suppressed: given \"topic\", which is not available yet; expected \"mark\" or \"drop\"",
+        ),
+        (
+            "[output]\nsuppressed_topic = \"x\"",
+            "output.suppressed_topic: not available yet, as output.suppressed = \"topic\"; expected none",
+        ),
+        ("[detection]\nsuppress_file = 1", "detection.suppress_file: given 1 (a whole number), expected text in quotes, not empty"),
+        (
+            "[detection]\nsuppress_file = \"/no/such/file\"",
+            "detection.suppress_file: can't read /no/such/file: No such file or directory (os error 2)",
         ),
         ("\"http.listen\" = \"x\"", "\"http.listen\": unknown key; the nearest known one is http.listen"),
         ("[kafka]\n\"properties.x\" = 1", "kafka.\"properties.x\": unknown key; the nearest known one is kafka.properties"),
@@ -327,6 +355,26 @@ fn the_charts_configuration_is_accepted_with_what_the_chart_sets() {
     )
     .unwrap();
     assert_eq!(config.kafka.bootstrap_servers, "kafka:9092");
+}
+
+#[test]
+fn suppression_rules_come_from_the_configuration_and_then_from_the_file() {
+    let rule = |port: u16| format!("[[suppress]]\nport = {port}\nreason = \"r\"\nowner = \"o\"\n");
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(rule(22).as_bytes()).unwrap();
+    let text = format!("{}[detection]\nsuppress_file = {:?}", rule(80), file.path());
+    let config = load(&text, &[]).unwrap();
+    assert_eq!((config.suppress.own.len(), config.suppression().rules.len()), (1, 2));
+    assert_eq!(config.suppression().rules.iter().map(|r| &*r.name).collect::<Vec<_>>(), ["rule-1", "rule-2"]);
+    file.write_all(rule(0).replace("owner", "onwer").as_bytes()).unwrap();
+    let path = file.path().display();
+    assert_eq!(
+        refused(&text, &[]),
+        [
+            format!("detection.suppress_file: {path}: suppress[2].onwer: unknown key; expected owner"),
+            format!("detection.suppress_file: {path}: suppress[2].owner: is missing; expected a text: who answers for it"),
+        ]
+    );
 }
 
 #[test]

@@ -119,8 +119,10 @@ impl Detector {
             vendors,
             previous_seen: (row.previous != Ticks::MIN).then_some(row.previous),
             observed_since: tenant.map_or(now, |t| t.observed_since),
+            device_since: device.since,
             gap: self.gap_before(device.tenant, row.first, now),
             late: row.late,
+            suppressed_by: None,
             cause,
             event: candidate::unpack_details(self.strings.get(row.details), row.report_id),
         }

@@ -80,6 +80,11 @@ impl Vendors {
         self.rows.row(id).members.len()
     }
 
+    /// The devices joined now, in the order of their ids.
+    pub(crate) fn members(&self, id: u32) -> impl Iterator<Item = u32> {
+        self.rows.row(id).members.iter().copied()
+    }
+
     pub(crate) fn is_rare(&self, id: u32) -> bool {
         self.servers(id) < self.below
     }

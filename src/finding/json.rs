@@ -50,10 +50,12 @@ pub fn to_json(change: &Change, settings: &Settings, privileged: &Privileged) ->
         baseline: Baseline {
             previous_seen: change.previous_seen,
             observed_since: change.observed_since,
+            device_since: change.device_since,
             gap: change.gap,
             lookback: Text(settings.lookback),
         },
         late: change.late,
+        suppressed_by: change.suppressed_by.as_deref(),
         severity: Severity::of(change, settings, privileged).as_str(),
         attack: ATTACK,
         reason: reason(change, settings),
@@ -120,6 +122,8 @@ struct Finding<'a> {
     vendors: Vec<Vendor<'a>>,
     baseline: Baseline,
     late: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    suppressed_by: Option<&'a str>,
     severity: &'static str,
     attack: [&'static str; 2],
     reason: String,
@@ -169,6 +173,7 @@ struct Baseline {
     #[serde(skip_serializing_if = "Option::is_none")]
     previous_seen: Option<Ticks>,
     observed_since: Ticks,
+    device_since: Ticks,
     #[serde(skip_serializing_if = "Option::is_none")]
     gap: Option<Ticks>,
     lookback: Text,

@@ -201,7 +201,8 @@ fn minute(at: Ticks) -> String {
 }
 
 /// A foreign text made harmless: control, format and direction characters are written out, and it is cut.
-fn shown(text: &str) -> String {
+#[must_use]
+pub fn shown(text: &str) -> String {
     let mut out = String::with_capacity(text.len().min(SHOWN));
     for (n, c) in text.chars().enumerate() {
         if n == SHOWN {

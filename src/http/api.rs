@@ -1,7 +1,8 @@
-//! `/api/v1`: status and the open findings. Everything is read from the shared view; a query parameter that is not known is refused.
+//! `/api/v1`: status, the open findings, explanations. All but the last are read from the shared view; a query parameter that is not known is refused.
 
 use super::{Reads, problem};
 use crate::finding::json;
+use crate::questions::{Answer, Subject};
 use crate::view::Selection;
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
@@ -13,7 +14,10 @@ use axum::routing::get;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
+use std::time::Duration;
 
+/// How long an explanation is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Findings a page when `limit` is not given, and at most.
 const LIMIT: (usize, usize) = (100, 1000);
 
@@ -21,6 +25,7 @@ pub(super) fn router(reads: &Arc<Reads>) -> Router<Arc<Reads>> {
     Router::new()
         .route("/status", get(status))
         .route("/findings", get(findings))
+        .route("/explain", get(explain))
         .route_layer(middleware::from_fn_with_state(Arc::clone(reads), authorize))
 }
 
@@ -50,6 +55,7 @@ async fn status(State(reads): State<Arc<Reads>>) -> Response {
         "ready": not_ready.is_none(),
         "open_findings": reads.view.open_findings(),
         "arrival_clocks": reads.view.arrival_clocks(),
+        "suppression": reads.view.rules(),
     });
     if let (Some(reason), Some(body)) = (not_ready, body.as_object_mut()) {
         body.insert("not_ready".into(), reason.into());
@@ -82,6 +88,34 @@ async fn findings(State(reads): State<Arc<Reads>>, query: Result<Query<FindingsQ
     let found = reads.view.select(&Selection { tenant: query.tenant, device: query.device, ip: query.ip });
     let page: Vec<String> = found.iter().take(limit).map(|c| json::to_json(c, &reads.settings, &reads.privileged)).collect();
     json_response(format!(r#"{{"total":{},"findings":[{}]}}"#, found.len(), page.join(",")))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExplainQuery {
+    tenant: Option<String>,
+    device: String,
+    ip: String,
+    port: Option<u16>,
+}
+
+async fn explain(State(reads): State<Arc<Reads>>, query: Result<Query<ExplainQuery>, QueryRejection>) -> Response {
+    let query = match query {
+        Ok(Query(query)) => query,
+        Err(rejection) => return problem(StatusCode::BAD_REQUEST, &rejection.body_text()),
+    };
+    let of = Subject { tenant: query.tenant, device: query.device, ip: query.ip, port: query.port };
+    match reads.questions.ask(of, PATIENCE).await {
+        Ok(Answer::Explained(said)) => match serde_json::to_string(&said) {
+            Ok(body) => json_response(body),
+            Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        },
+        Ok(Answer::UnknownTenant) => {
+            problem(StatusCode::NOT_FOUND, "tenant: nothing was heard of it; /api/v1/status lists those that are known")
+        }
+        Ok(Answer::SeveralTenants) => problem(StatusCode::BAD_REQUEST, "tenant: there are several; /api/v1/status lists them"),
+        Err(none) => problem(StatusCode::SERVICE_UNAVAILABLE, &none.to_string()),
+    }
 }
 
 fn json_response(body: String) -> Response {

@@ -31,6 +31,7 @@ impl Server {
             view: Arc::new(View::new()),
             health: Arc::new(Health::new()),
             metrics: Arc::new(Metrics::new(host_clock::monotonic())),
+            questions: Questions::default(),
             settings: Settings::default(),
             privileged: Privileged::none(),
             api_token: token.map(Secret::new),
@@ -90,6 +91,13 @@ fn findings_and_status_come_from_the_view() {
     let status = server.get("/api/v1/status").json();
     assert_eq!((&status["open_findings"], &status["ready"]), (&Value::from(1), &Value::from(false)));
     assert_eq!(status["arrival_clocks"]["t"], Value::from("2026-03-01T10:24:11.5Z"));
+    let rules = "[[suppress]]\nname = \"ours\"\nport = 443\nreason = \"r\"\nowner = \"soc\"\nexpires = 2027-01-01T00:00:00Z";
+    server.reads.view.set_rules(&crate::suppress::Rules::default().and_file(rules).unwrap());
+    server.reads.view.rule_hit("ours", example().at);
+    let expected = serde_json::json!([{
+        "rule": "ours", "reason": "r", "owner": "soc", "expires": "2027-01-01T00:00:00Z", "changes": 1, "last_hit": "2026-03-01T10:24:11.5Z"
+    }]);
+    assert_eq!(server.get("/api/v1/status").json()["suppression"], expected);
 }
 
 #[test]
@@ -135,4 +143,38 @@ fn a_client_that_says_nothing_does_not_hold_the_shutdown() {
     server.stop.take().unwrap().send(()).unwrap();
     server.runtime.block_on(server.done.take().unwrap()).unwrap().unwrap();
     assert!(started.elapsed() < DRAIN + Duration::from_secs(3));
+}
+
+#[test]
+fn an_explanation_comes_from_the_task_or_says_why_not() {
+    use crate::defender::{Body, DeviceInfo, Record};
+    let server = Server::start(None);
+    let mut detector = crate::detector::Detector::new(Settings::default());
+    let now = example().at;
+    let info = DeviceInfo { timestamp: now, device_id: "s1", device_name: "s1", os_platform: "Linux", device_type: "Server" };
+    detector.record(&Record { arrival: now, tenant: "t", body: Body::Device(info) }, &mut Vec::new());
+    // The task is not there.
+    let answer = server.get("/api/v1/explain?device=s1&ip=192.0.2.1&port=443");
+    assert_eq!(answer.status, 503);
+    assert!(answer.json()["detail"].as_str().unwrap().contains("/readyz says why"), "{}", answer.body);
+    // A task that looks at questions now and then.
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Acquire) {
+                server.reads.questions.answer_one(&detector);
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+        });
+        let said = server.get("/api/v1/explain?device=s1&ip=192.0.2.1&port=443").json();
+        assert_eq!((&said["is_finding"], &said["obstacle"]), (&Value::from(false), &Value::from("never_seen")));
+        assert_eq!((&said["server"]["holds"], &said["tenant"], &said["port"]), (&Value::from(true), &Value::from("t"), &Value::from(443)));
+        assert_eq!(server.get("/api/v1/explain?tenant=u&device=s1&ip=192.0.2.1").status, 404);
+        for (query, status) in
+            [("tenant=&device=s1&ip=192.0.2.1", 404), ("tenant=t&ip=192.0.2.1", 400), ("tenant=t&device=s1&ip=192.0.2.1&port=x", 400)]
+        {
+            assert_eq!(server.get(&format!("/api/v1/explain?{query}")).status, status, "{query}");
+        }
+        done.store(true, std::sync::atomic::Ordering::Release);
+    });
 }

@@ -117,6 +117,18 @@ impl Admin {
     /// # Errors
     /// It is missing and may not be created, or the cluster refused.
     pub fn ensure_topic(&self, topic: &str, settings: TopicSettings) -> Result<Ensured, AdminError> {
+        self.ensure(topic, settings, "delete")
+    }
+
+    /// As [`Admin::ensure_topic`], for a topic of which the last record of each key is kept.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn ensure_compacted_topic(&self, topic: &str, settings: TopicSettings) -> Result<Ensured, AdminError> {
+        self.ensure(topic, TopicSettings { retention: None, ..settings }, "compact")
+    }
+
+    fn ensure(&self, topic: &str, settings: TopicSettings, cleanup_policy: &str) -> Result<Ensured, AdminError> {
         if let Some(partitions) = self.partitions(topic)? {
             return Ok(Ensured::Existed { partitions: partitions.len() });
         }
@@ -129,7 +141,8 @@ impl Admin {
             return Err(AdminError::Refused { topic: topic.to_owned(), reason });
         }
         let retention = settings.retention.map(|r| r.as_millis().to_string());
-        let mut new = NewTopic::new(topic, i32::from(settings.partitions), TopicReplication::Fixed(-1)).set("cleanup.policy", "delete");
+        let mut new =
+            NewTopic::new(topic, i32::from(settings.partitions), TopicReplication::Fixed(-1)).set("cleanup.policy", cleanup_policy);
         if let Some(retention) = &retention {
             new = new.set("retention.ms", retention);
         }

@@ -9,6 +9,7 @@ use crate::kafka::position::NextOffset;
 use crate::kafka::source::{InputMessage, SourceEvent, SourceHandle};
 use crate::metrics::{Outcome, Tracked};
 use crate::state::Store;
+use crate::suppress::Rules;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -29,6 +30,8 @@ pub(super) struct Core {
     snapshot_thread: JoinHandle<()>,
     failed: Receiver<Result<(), ServiceError>>,
     last_report: Instant,
+    /// Suppression rules that changed.
+    rules: Option<Receiver<Rules>>,
 }
 
 impl Core {
@@ -40,7 +43,12 @@ impl Core {
         snapshot_thread: JoinHandle<()>,
         failed: Receiver<Result<(), ServiceError>>,
     ) -> Core {
-        Core { course, shared, store, source, snapshot_thread, failed, last_report: host_clock::monotonic() }
+        Core { course, shared, store, source, snapshot_thread, failed, last_report: host_clock::monotonic(), rules: None }
+    }
+
+    /// Takes changed suppression rules from here.
+    pub(super) fn with_rules(self, rules: Receiver<Rules>) -> Core {
+        Core { rules: Some(rules), ..self }
     }
 
     pub(super) fn run(mut self) -> Result<(), ServiceError> {
@@ -65,6 +73,10 @@ impl Core {
                 Err(RecvTimeoutError::Timeout) => self.course.idle(host_clock::now(), host_clock::monotonic())?,
                 Err(RecvTimeoutError::Disconnected) => return Err(ServiceError::Ended("input")),
             }
+            if let Some(rules) = self.rules.as_ref().and_then(|rules| rules.try_recv().ok()) {
+                self.course.set_rules(rules);
+            }
+            self.shared.questions.answer_one(self.course.task().detector());
             self.course.continue_snapshot(host_clock::monotonic())?;
             self.report();
             if let Ok(outcome) = self.failed.try_recv() {
@@ -163,6 +175,9 @@ impl Core {
         for (tenant, clock) in self.course.task().detector().clocks() {
             metrics.set_arrival_clock(tenant, clock);
             self.shared.view.set_arrival_clock(tenant, clock);
+            if let Some(since) = self.course.task().detector().observed_since(tenant) {
+                metrics.set_observed_since(tenant, since);
+            }
         }
         if let Ok(bytes) = self.store.bytes() {
             metrics.set_state_disk_bytes(bytes);

@@ -16,6 +16,7 @@ use crate::detector::snapshot::Section;
 use crate::kafka::source::{InputMessage, Kept, Reader, SourceEvent};
 use crate::planted::{self, Bug};
 use crate::state::snapshot::Positions;
+use crate::suppress::Rules;
 use crate::task::{Origin, Task, Turnout};
 use crate::time::{Span, Ticks};
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -155,6 +156,14 @@ impl Course {
         &mut self.task
     }
 
+    /// Puts other suppression rules in force, between two batches.
+    pub fn set_rules(&mut self, rules: Rules) {
+        tracing::info!(rules = rules.len(), "the suppression rules changed and are in force");
+        self.shared.view.set_rules(&rules);
+        self.task.set_rules(rules);
+        self.shared.view.mark_all(|change| self.task.mark(change));
+    }
+
     /// Whether a snapshot is being copied.
     #[must_use]
     pub fn is_copying(&self) -> bool {
@@ -196,6 +205,10 @@ impl Course {
         for change in &turnout.changes {
             self.shared.view.apply(change);
             self.shared.metrics.finding_changed(change.kind);
+            if let Some(rule) = &change.suppressed_by {
+                self.shared.metrics.change_suppressed(rule);
+                self.shared.view.rule_hit(rule, change.at);
+            }
         }
         if turnout.journal.is_empty() && turnout.publications.is_empty() {
             return Ok(());

@@ -5,7 +5,7 @@ use super::course::{Course, Timing, reader};
 use super::publisher::Publisher;
 use super::restore::{Outputs, Restored, restore};
 use super::snapshots::SnapshotWriter;
-use super::{ServiceError, Shared, kafka_settings};
+use super::{ServiceError, Shared, kafka_settings, rules};
 use crate::config::{Config, OnGap, Start};
 use crate::finding::severity::Privileged;
 use crate::host_clock;
@@ -52,9 +52,14 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
         settings,
         // The configuration was checked with the same call.
         privileged: Privileged::new(&config.detection.privileged_servers).unwrap_or_else(|_| Privileged::none()),
+        suppression: config.suppression(),
     };
+    if let Some(topic) = config.grouped_topic() {
+        ensure_grouped_topic(config, &kafka, topic)?;
+    }
     let mut outputs = Brokers(kafka.clone());
     let Restored { task, positions, stamps, replay, ends, next_segment, is_new } = restore(recovered, format, &mut outputs)?;
+    let task = task.with_grouped_topic(config.grouped_topic().map(str::to_owned));
     let changed: Vec<&str> = stored.described().iter().zip(configured.described()).filter(|(a, b)| **a != *b).map(|(a, _)| a.0).collect();
     if !changed.is_empty() {
         tracing::warn!(
@@ -62,7 +67,10 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
             "settings changed: they hold after the replay, and what follows from them is written at once"
         );
     }
-    for change in task.detector().open_findings() {
+    shared.view.set_rules(&config.suppress.rules);
+    rules::warn_of_expired(&config.suppress.rules);
+    for mut change in task.detector().open_findings() {
+        task.mark(&mut change);
         shared.view.apply(&change);
     }
     let tracked = task.detector().tracked();
@@ -106,28 +114,41 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     let course = Course::new(task, shared.clone(), Timing::of(config), work, pieces, next_segment, is_new)
         .with_second_reading(Box::new(outputs), ends)
         .stopping_on_gaps(config.input.on_gap == OnGap::Stop);
-    Ok(Core::new(course, shared.clone(), store, source, snapshot_thread, failed))
+    let core = Core::new(course, shared.clone(), store, source, snapshot_thread, failed);
+    Ok(match rules::watch(config, shared)? {
+        Some(changed) => core.with_rules(changed),
+        None => core,
+    })
 }
 
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>, ServiceError> {
+pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>, ServiceError> {
     thread::Builder::new().name(name.to_owned()).spawn(work).map_err(ServiceError::Thread)
 }
 
 fn ensure_topics(config: &Config, kafka: &KafkaSettings, topics: &[&str]) -> Result<(), ServiceError> {
     let admin = Admin::new(kafka, PATIENCE)?;
+    let settings = topic_settings(config, &admin)?;
+    for topic in topics {
+        admin.ensure_topic(topic, settings)?;
+    }
+    Ok(())
+}
+
+/// One that compacts: only the last record of a device counts.
+fn ensure_grouped_topic(config: &Config, kafka: &KafkaSettings, topic: &str) -> Result<(), ServiceError> {
+    let admin = Admin::new(kafka, PATIENCE)?;
+    admin.ensure_compacted_topic(topic, topic_settings(config, &admin)?)?;
+    Ok(())
+}
+
+/// How output topics are created: as many partitions as the largest input topic has, at most 12.
+fn topic_settings(config: &Config, admin: &Admin) -> Result<TopicSettings, ServiceError> {
     let partitions = config.input.topics.iter().try_fold(1, |most, topic| {
         let n = admin.partitions(topic)?.map_or(0, |p| p.len());
         if n == 0 { Err(ServiceError::Source(source::SourceError::MissingTopic { topic: topic.clone() })) } else { Ok(n.max(most)) }
     })?;
-    for topic in topics {
-        let settings = TopicSettings {
-            partitions: u16::try_from(partitions.min(12)).unwrap_or(12),
-            retention: Some(RETENTION),
-            create: config.output.create_topics,
-        };
-        admin.ensure_topic(topic, settings)?;
-    }
-    Ok(())
+    let partitions = u16::try_from(partitions.min(12)).unwrap_or(12);
+    Ok(TopicSettings { partitions, retention: Some(RETENTION), create: config.output.create_topics })
 }
 
 /// The output topics on the brokers.

@@ -78,8 +78,11 @@ impl Task {
                 }
                 (false, None) => row.and_then(|row| detector.revise(row.candidate, revision.max(row.revision), None)),
             };
-            if let Some(change) = change {
-                out.publications.push(publication(&self.format, &change, None));
+            if let Some(mut change) = change {
+                self.format.mark(&mut change);
+                if self.format.suppression.lets_out(&change) {
+                    out.publications.push(publication(&self.format, &change, None));
+                }
                 out.changes.push(change);
             }
         }

@@ -56,6 +56,7 @@ fn format() -> Format {
         dead_letter_topic: "dead".to_owned(),
         settings: Settings { update_interval: Span::ZERO, ..Settings::default() },
         privileged: Privileged::none(),
+        suppression: Default::default(),
     }
 }
 
@@ -245,5 +246,145 @@ proptest! {
         second.idle(clock.plus(Span::days(40)), &mut end);
         topic.extend(end.publications.iter().map(|p| p.outgoing.clone()));
         prop_assert!(consumer(&topic).values().all(|(_, open)| !open));
+    }
+}
+
+fn rules(text: &str) -> Rules {
+    Rules::default().and_file(&format!("[[suppress]]\nname = \"it\"\nreason = \"r\"\nowner = \"o\"\n{text}")).unwrap()
+}
+
+fn task_with(entries: Vec<Entry>, published: Published, suppression: &Suppression) -> Task {
+    let format = Format { suppression: suppression.clone(), ..format() };
+    let mut task = Task::new(Detector::new(format.settings.clone()), format, Positions::new(), entries, published);
+    for partition in 0..2 {
+        task.assigned("in", partition, NextOffset(0));
+    }
+    task
+}
+
+/// A change of a finding by name: its key, its revision; `None` for a dead letter.
+fn name(written: &Outgoing) -> Option<(Vec<u8>, Vec<u8>)> {
+    let revision = written.headers.iter().find(|(h, _)| h == "revision").map(|(_, v)| v.clone())?;
+    Some((written.key.clone(), revision))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// Rules mark, or drop what does not end a finding, and nothing else depends on them; after a crash, with other rules or other
+    /// fates, nothing stands on the topic twice, and with marks everything stands there.
+    #[test]
+    fn rules_mark_and_drop_and_never_double(before in steps(), every in 1usize..4, fates in any::<(bool, bool)>(), swap in any::<bool>()) {
+        let fate = |drop: bool| if drop { crate::suppress::Fate::Drop } else { crate::suppress::Fate::Mark };
+        let some = Suppression { rules: rules("cidr = \"203.0.113.0/30\""), fate: fate(fates.0) };
+        let others = Suppression { rules: rules("device = \"srv-?\"\nport = 443"), fate: fate(fates.1) };
+        let others = if swap { Suppression { rules: rules("port = 443"), ..others } } else { others };
+        let run = |suppression: &Suppression| {
+            let mut task = task_with(Vec::new(), Published::default(), suppression);
+            task.replay_done(&mut Turnout::default());
+            live(&mut task, &before, &mut START.clone(), &mut [0, 0])
+        };
+        let (consumed, plain) = run(&Suppression::default());
+        let (_, said) = run(&some);
+        let unmarked: Vec<Change> = said.changes.iter().map(|c| Change { suppressed_by: None, ..c.clone() }).collect();
+        prop_assert_eq!(&unmarked, &plain.changes);
+        prop_assert_eq!(&said.journal, &plain.journal);
+        let written: Vec<_> = said.publications.iter().filter_map(|p| name(&p.outgoing)).collect();
+        let expected: Vec<_> = said.changes.iter().filter(|c| some.lets_out(c)).map(|c| (key(c).into_bytes(), c.revision.to_string().into_bytes())).collect();
+        prop_assert_eq!(&written, &expected);
+        for change in &said.changes {
+            let inside = matches!(change.remote_ip.as_str(), "203.0.113.0" | "203.0.113.1" | "203.0.113.2" | "203.0.113.3");
+            prop_assert_eq!(change.suppressed_by.as_deref(), inside.then_some("it"));
+        }
+
+        // A crash: of what was written, some stands in the topic. The next start has other rules.
+        let mut published = Published::default();
+        let mut topic = Vec::new();
+        for publication in said.publications.iter().filter(|p| p.outgoing.topic == "findings").step_by(every) {
+            let of = name(&publication.outgoing).unwrap();
+            let change = said.changes.iter().find(|c| key(c).as_bytes() == of.0 && c.revision.to_string().as_bytes() == of.1).unwrap();
+            published.changes.insert((change.id, change.revision));
+            topic.push(of);
+        }
+        let mut second = task_with(entries(&said.journal), published, &others);
+        let first_ids = task_with(Vec::new(), Published::default(), &some).partitions().clone();
+        let mut again = Turnout::default();
+        let consumed: Consumed = consumed
+            .iter()
+            .map(|(origin, payload)| {
+                let of = first_ids.get(origin.partition).unwrap();
+                (Origin { partition: second.partitions().id(&of.topic, of.partition).unwrap(), ..*origin }, payload.clone())
+            })
+            .collect();
+        push(&mut second, &consumed, &mut again);
+        second.replay_done(&mut again);
+        topic.extend(again.publications.iter().filter_map(|p| name(&p.outgoing)));
+        let once: HashSet<_> = topic.iter().cloned().collect();
+        prop_assert_eq!(once.len(), topic.len(), "a change stands on the topic twice");
+        if !fates.1 {
+            let all: HashSet<_> = plain.publications.iter().filter_map(|p| name(&p.outgoing)).collect();
+            prop_assert_eq!(once, all);
+        }
+    }
+}
+
+/// The last record of each device that has findings in it.
+fn groups(topic: &[Outgoing]) -> HashMap<Vec<u8>, Vec<String>> {
+    let mut last = HashMap::new();
+    for written in topic.iter().filter(|written| written.topic == "devices") {
+        let value: serde_json::Value = serde_json::from_slice(&written.payload).unwrap();
+        let ids = value["details"].as_array().unwrap().iter().map(|d| format!("{} {}", d["finding_id"].as_str().unwrap(), d["count"]));
+        last.insert(written.key.clone(), ids.collect::<Vec<_>>());
+    }
+    last.retain(|_, ids| !ids.is_empty());
+    last
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// The last record of each device is its open findings, at every moment; also when a crash kept any of the last records back.
+    #[test]
+    fn the_last_record_of_a_device_is_its_open_findings(before in steps(), after in steps(), kept in any::<prop::sample::Index>()) {
+        let grouped = |task: Task| task.with_grouped_topic(Some("devices".to_owned()));
+        let truth = |task: &Task| {
+            let mut open: HashMap<Vec<u8>, Vec<(String, String)>> = HashMap::new();
+            for change in task.detector().open_findings() {
+                let key = crate::finding::grouped::key(&change.tenant, &change.device_name).into_bytes();
+                open.entry(key).or_default().push((change.remote_ip.clone(), format!("{} {}", change.id, change.count)));
+            }
+            open.into_iter().map(|(key, mut rows)| { rows.sort(); (key, rows.into_iter().map(|(_, row)| row).collect::<Vec<_>>()) }).collect::<HashMap<_, _>>()
+        };
+        let (mut clock, mut offsets) = (START, [0, 0]);
+        let mut first = grouped(task(Vec::new(), Published::default()));
+        first.replay_done(&mut Turnout::default());
+        let (consumed, said) = live(&mut first, &before, &mut clock, &mut offsets);
+        let mut topic: Vec<Outgoing> = said.publications.iter().map(|p| p.outgoing.clone()).collect();
+        prop_assert_eq!(groups(&topic), truth(&first));
+
+        topic.truncate(kept.index(topic.len() + 1));
+        let mut published = Published::default();
+        for of in topic.iter().filter(|w| w.topic == "findings").filter_map(name) {
+            let change = said.changes.iter().find(|c| key(c).as_bytes() == of.0 && c.revision.to_string().as_bytes() == of.1).unwrap();
+            published.changes.insert((change.id, change.revision));
+        }
+        let mut second = grouped(task(entries(&said.journal), published));
+        let ids = second.partitions().clone();
+        let consumed: Consumed = consumed
+            .iter()
+            .map(|(origin, payload)| {
+                let of = first.partitions().get(origin.partition).unwrap();
+                (Origin { partition: ids.id(&of.topic, of.partition).unwrap(), ..*origin }, payload.clone())
+            })
+            .collect();
+        let mut again = Turnout::default();
+        push(&mut second, &consumed, &mut again);
+        prop_assert!(again.publications.iter().all(|p| p.outgoing.topic != "devices"), "nothing of the past is said again while it is replayed");
+        second.replay_done(&mut again);
+        topic.extend(again.publications.iter().map(|p| p.outgoing.clone()));
+        prop_assert_eq!(groups(&topic), truth(&second));
+        let (_, more) = live(&mut second, &after, &mut clock, &mut offsets);
+        topic.extend(more.publications.iter().map(|p| p.outgoing.clone()));
+        prop_assert_eq!(groups(&topic), truth(&second));
     }
 }

@@ -64,8 +64,10 @@ fn change(tenant: &str, id: FindingId, expected: Expected) -> Change {
         vendors: row.vendors.into_iter().collect(),
         previous_seen: None,
         observed_since: Ticks::MIN,
+        device_since: Ticks::MIN,
         gap: None,
         late: false,
+        suppressed_by: None,
         cause: if kind == ChangeKind::Retracted { "it left the answer" } else { "" },
         event: OpeningEvent::default(),
     }

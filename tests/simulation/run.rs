@@ -176,6 +176,7 @@ impl<'a> Life<'a> {
             dead_letter_topic: DEAD_LETTERS.to_owned(),
             settings: settings(),
             privileged: Privileged::none(),
+            suppression: Default::default(),
         };
         let mut outputs = SimOutputs(sim.clone());
         let Restored { task, positions, replay, ends, next_segment, is_new, .. } = restore(recovered, format, &mut outputs)?;

@@ -14,6 +14,7 @@ fn course() -> (Course, Receiver<Work>, Receiver<Piece>) {
         dead_letter_topic: "dead".to_owned(),
         settings: Settings::default(),
         privileged: Privileged::none(),
+        suppression: Default::default(),
     };
     let task = Task::new(Detector::new(Settings::default()), format, Positions::new(), Vec::new(), Published::default());
     let timing = Timing { snapshot_interval: Duration::from_secs(3600), idle_delay: None, copy: 1 << 20 };
