@@ -450,7 +450,7 @@ impl Course {
     /// # Errors
     /// The publisher is gone.
     pub fn last_snapshot(&mut self, now: Instant) -> Result<Option<Counts>, ServiceError> {
-        if self.task.is_replaying() || self.is_new {
+        if self.must_not_store() || self.is_new {
             return Ok(None);
         }
         self.whole_snapshot(now).map(Some)
