@@ -127,6 +127,8 @@ pub struct Output {
     pub suppressed: Fate,
     /// Least arrival-clock time between a finding's last written change and its next update.
     pub update_interval: Span,
+    /// How long after a crash's restart what the dead process may have sent is held back.
+    pub settle_delay: Span,
 }
 
 /// `[state]`: what is kept on disk.
@@ -287,6 +289,7 @@ impl Config {
             create_topics: create && can_create,
             suppressed: if suppressed == "drop" { Fate::Drop } else { Fate::Mark },
             update_interval: r.span("output.update_interval"),
+            settle_delay: r.span("output.settle_delay"),
         };
         r.refuse(suppressed == "topic", "output.suppressed", || {
             "given \"topic\", which is not available yet; expected \"mark\" or \"drop\"".into()

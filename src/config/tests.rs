@@ -67,6 +67,7 @@ fn every_key_reaches_its_place() {
         create_topics = false
         suppressed = "drop"
         update_interval = "0s"
+        settle_delay = "1m"
         [state]
         dir = "/var/lib/firstseen"
         snapshot_interval = "5m"
@@ -112,6 +113,7 @@ fn every_key_reaches_its_place() {
         create_topics: false,
         suppressed: Fate::Drop,
         update_interval: Span::ZERO,
+        settle_delay: Span::minutes(1),
     };
     assert_eq!(config.output, output);
     assert_eq!(config.state, State { dir: "/var/lib/firstseen".into(), snapshot_interval: Span::minutes(5) });

@@ -297,15 +297,25 @@ impl Destinations {
         dropped.filter(|t| window::holds(*t, now, settings.prevalence_window))
     }
 
+    #[inline]
+    fn is(&self, id: u32, tenant: u32, parsed: Option<[u8; 4]>, ip: &str) -> bool {
+        self.rows.get(id).is_some_and(|row| row.tenant == tenant && self.rows.lists.addresses.is(row.address, parsed, ip))
+    }
+
+    /// The row of an address.
+    pub(crate) fn find(&self, tenant: u32, ip: &str) -> Option<u32> {
+        let parsed = Address::parse(ip);
+        self.index.find(self.hash(tenant, ip), |id| self.is(id, tenant, parsed, ip))
+    }
+
     /// The row of an address, which may be the one that `hint` names; made when it is new.
     pub(crate) fn id(&mut self, tenant: u32, ip: &str, hint: Option<u32>) -> u32 {
-        let (rows, sought) = (&self.rows, Address::parse(ip));
-        let is_it = |id| rows.get(id).is_some_and(|d: &Destination| d.tenant == tenant && rows.lists.addresses.is(d.address, sought, ip));
-        if let Some(id) = hint.filter(|id| is_it(*id)) {
+        let parsed = Address::parse(ip);
+        if let Some(id) = hint.filter(|id| self.is(*id, tenant, parsed, ip)) {
             return id;
         }
         let hash = self.hash(tenant, ip);
-        if let Some(id) = self.index.find(hash, is_it) {
+        if let Some(id) = self.index.find(hash, |id| self.is(id, tenant, parsed, ip)) {
             return id;
         }
         let address = self.rows.lists.addresses.keep(ip);
