@@ -1,23 +1,11 @@
 //! What docs/operations.md promises of the state directory, on the real binary; one line of outcome each.
 
 use std::fs;
-use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Command;
 
-use crate::rig::{PARTITIONS, Rig, fleet};
+use crate::rig::{PARTITIONS, Rig, fleet, say, state};
 use crate::support::kafka::broker;
-
-/// Past the test runner's capture, so that the outcome stands in every log.
-pub(crate) fn say(line: &str) {
-    let mut uncaptured = std::io::stdout();
-    writeln!(uncaptured, "{line}").unwrap();
-}
-
-/// `firstseen state WHAT --state DIR`.
-pub(crate) fn state(rig: &Rig, what: &str) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_firstseen")).args(["state", what, "--state"]).arg(rig.state()).output().unwrap()
-}
 
 fn inspect(rig: &Rig) -> serde_json::Value {
     let output = state(rig, "inspect");
