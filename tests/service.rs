@@ -4,6 +4,8 @@
 
 mod support;
 
+#[path = "service/bombs.rs"]
+mod bombs;
 #[path = "service/dead_letters.rs"]
 mod dead_letters;
 #[path = "service/end_to_end.rs"]

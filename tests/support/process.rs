@@ -144,10 +144,20 @@ impl Process {
 
     /// Resident memory in bytes.
     pub(crate) fn resident(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
-        let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+        memory(self.id(), "VmRSS:").unwrap()
     }
+
+    /// The most resident memory that it ever had, in bytes.
+    pub(crate) fn peak(&self) -> u64 {
+        memory(self.id(), "VmHWM:").unwrap()
+    }
+}
+
+/// A line of `/proc/ID/status`, in bytes; `None` once the process is gone.
+pub(crate) fn memory(id: u32, what: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let line = status.lines().find(|l| l.starts_with(what))?;
+    Some(line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10)
 }
 
 impl Drop for Process {
