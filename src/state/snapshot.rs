@@ -151,7 +151,7 @@ pub fn temporary(name: &str) -> String {
     format!("{name}.tmp")
 }
 
-fn encode_positions(positions: &Positions) -> Vec<u8> {
+pub(crate) fn encode_positions(positions: &Positions) -> Vec<u8> {
     let mut out = Vec::new();
     for ((topic, partition), next) in positions {
         out.put_str(topic);
