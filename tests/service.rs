@@ -8,6 +8,8 @@ mod support;
 mod bombs;
 #[path = "service/dead_letters.rs"]
 mod dead_letters;
+#[path = "service/disk_answers.rs"]
+mod disk_answers;
 #[path = "service/end_to_end.rs"]
 mod end_to_end;
 #[path = "service/input_answers.rs"]

@@ -90,6 +90,8 @@ pub(crate) struct Rig {
     pub(crate) bootstrap: String,
     /// Lines that stand before all sections' other keys: `section.key = value`.
     pub(crate) more: Vec<String>,
+    /// A command that becomes the service.
+    pub(crate) by: Vec<String>,
     environment: Vec<(String, String)>,
     runs: std::cell::Cell<u32>,
 }
@@ -105,6 +107,7 @@ impl Rig {
             group: unique(&format!("{name}-group")),
             bootstrap: "127.0.0.1:9092".to_owned(),
             more: Vec::new(),
+            by: Vec::new(),
             environment: Vec::new(),
             runs: std::cell::Cell::new(0),
         }
@@ -184,7 +187,7 @@ listen = "127.0.0.1:0"
         let run = self.runs.replace(self.runs.get() + 1);
         let mut environment: Vec<(&str, &str)> = self.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         environment.extend_from_slice(more);
-        Process::start(&self.config(), self.dir.path().join(format!("log-{run}")), &environment)
+        Process::start_by(&self.by, &self.config(), self.dir.path().join(format!("log-{run}")), &environment)
     }
 
     /// Writes messages to the input.

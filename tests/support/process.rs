@@ -23,9 +23,15 @@ pub(crate) type Answer = (u16, String);
 impl Process {
     /// Starts `firstseen run` with this configuration; stderr goes to `log`, which is emptied.
     pub(crate) fn start(config: &Path, log: PathBuf, environment: &[(&str, &str)]) -> Process {
+        Process::start_by(&[], config, log, environment)
+    }
+
+    /// The same by way of a command that becomes it (`exec`).
+    pub(crate) fn start_by(by: &[String], config: &Path, log: PathBuf, environment: &[(&str, &str)]) -> Process {
         let stderr = File::create(&log).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_firstseen"))
-            .args(["run", "--config"])
+        let mut words = by.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_firstseen"), "run", "--config"]);
+        let child = Command::new(words.next().unwrap())
+            .args(words)
             .arg(config)
             .env_remove("RUST_LOG")
             .envs(environment.iter().copied())
