@@ -6,6 +6,8 @@ mod support;
 
 #[path = "service/bombs.rs"]
 mod bombs;
+#[path = "service/commits.rs"]
+mod commits;
 #[path = "service/dead_letters.rs"]
 mod dead_letters;
 #[path = "service/disk_answers.rs"]
