@@ -37,6 +37,7 @@ impl Undurable {
             dead_letter_topic: config.output.dead_letter_topic.clone(),
             settings: settings.clone(),
             privileged: Privileged::none(),
+            suppression: Default::default(),
         };
         let task = Task::new(Detector::new(settings), format, Positions::new(), Vec::new(), Published::default());
         let (work, work_out) = crossbeam_channel::bounded(16);

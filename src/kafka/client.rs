@@ -233,6 +233,8 @@ impl KafkaSettings {
                     ("queued.max.messages.kbytes", &per_partition),
                     ("fetch.queue.backoff.ms", "10"),
                     ("fetch.error.backoff.ms", "100"),
+                    // Also how far a Zstandard batch may unfold (docs/security.md).
+                    ("receive.message.max.bytes", "100000000"),
                 ]);
                 if role == Role::Consumer {
                     // Where the logs end, for the lag.

@@ -93,7 +93,7 @@ impl Directory {
     /// When another process holds it, or it can't be used.
     pub fn open(path: &Path) -> Result<Directory, DirectoryError> {
         let unusable = |error| DirectoryError::Unusable { path: path.to_owned(), error };
-        create_durably(path).map_err(unusable)?;
+        create_durably(path, |parent| File::open(parent)?.sync_all()).map_err(unusable)?;
         let lock = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path.join(LOCK)).map_err(unusable)?;
         match lock.try_lock() {
             Ok(()) => Ok(Directory { path: path.to_owned(), lock: Some(lock) }),
@@ -151,15 +151,22 @@ impl Directory {
     }
 }
 
-/// Makes a directory, and those above it that are not there; returns once their names survive a loss of power.
-fn create_durably(path: &Path) -> io::Result<()> {
+/// Makes a directory, and those above it that are not there; returns once their names survive a loss of power. `sync` is given each
+/// directory whose names have to.
+fn create_durably(path: &Path, mut sync: impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
+    let parent = |of: &Path| of.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
     let missing: Vec<&Path> = path.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).collect();
     std::fs::create_dir_all(path)?;
-    for made in missing {
-        let parent = made.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(parent)?.sync_all()?;
+    if missing.is_empty() {
+        // A process that made it may have been killed before it had synced the name. Where the parent is another's, or of a kind that can't be
+        // synced (`state.dir` a mount point), the name is another's too.
+        use io::ErrorKind as E;
+        return match sync(&parent(path)) {
+            Err(e) if matches!(e.kind(), E::PermissionDenied | E::InvalidInput | E::ReadOnlyFilesystem | E::Unsupported) => Ok(()),
+            outcome => outcome,
+        };
     }
-    Ok(())
+    missing.into_iter().try_for_each(|made| sync(&parent(made)))
 }
 
 impl DiskFile for File {
@@ -218,6 +225,28 @@ impl Disk for Directory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_names_of_directories_that_are_made_are_synced_where_they_stand() {
+        let dir = tempfile::tempdir().unwrap();
+        let synced = |path: &Path, refuse: Option<io::ErrorKind>| {
+            let mut synced = Vec::new();
+            let outcome = create_durably(path, |parent| {
+                assert!(path.is_dir(), "it is there before its name is synced");
+                synced.push(parent.strip_prefix(dir.path()).unwrap().to_owned());
+                refuse.map_or(Ok(()), |kind| Err(kind.into()))
+            });
+            (outcome.map_err(|error| error.kind()), synced)
+        };
+        let path = dir.path().join("a/b/state");
+        assert_eq!(synced(&path, None), (Ok(()), ["a/b", "a", ""].map(PathBuf::from).into()));
+        // Once more, since whoever made it may have been killed before.
+        assert_eq!(synced(&path, None), (Ok(()), ["a/b"].map(PathBuf::from).into()));
+        assert_eq!(synced(&path, Some(io::ErrorKind::PermissionDenied)).0, Ok(()), "another made it");
+        assert_eq!(synced(&path, Some(io::ErrorKind::Other)).0, Err(io::ErrorKind::Other));
+        let other = dir.path().join("a/other");
+        assert_eq!(synced(&other, Some(io::ErrorKind::PermissionDenied)).0, Err(io::ErrorKind::PermissionDenied), "made, and not synced");
+    }
 
     #[test]
     fn a_directory_has_one_holder() {
