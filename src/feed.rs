@@ -53,6 +53,8 @@ pub struct Tally {
     pub dead: BTreeMap<&'static str, u64>,
     /// Accepted events that a candidate had counted before.
     pub repeats: u64,
+    /// Records of tenants that are not wanted.
+    pub other_tenants: u64,
     /// Records refused by the detector, by table (they are dead letters too).
     pub refused: BTreeMap<&'static str, u64>,
 }
@@ -78,6 +80,8 @@ pub struct Feed {
     pub detector: Detector,
     /// What became of records; the owner takes it when it reports.
     pub tally: Tally,
+    /// The tenants whose records count; empty: all.
+    pub tenants: Vec<String>,
     effects: Vec<Effect>,
 }
 
@@ -85,7 +89,7 @@ impl Feed {
     /// Feeds `detector`.
     #[must_use]
     pub fn new(detector: Detector) -> Feed {
-        Feed { detector, tally: Tally::default(), effects: Vec::new() }
+        Feed { detector, tally: Tally::default(), tenants: Vec::new(), effects: Vec::new() }
     }
 
     /// Takes all that is in a batch.
@@ -109,6 +113,7 @@ impl Feed {
                 self.tally.messages += 1;
                 output.message(source);
             }
+            Item::Record { record, .. } if !self.is_wanted(record.tenant) => self.tally.other_tenants += 1,
             Item::Record { index, record, raw } => {
                 self.detector.record(&record, &mut self.effects);
                 let mut accepted = true;
@@ -143,6 +148,12 @@ impl Feed {
                 output.dead_letter(DeadLetter { index, reason, error: &error, raw });
             }
         }
+    }
+
+    /// Whether records of this tenant count.
+    #[must_use]
+    pub fn is_wanted(&self, tenant: &str) -> bool {
+        self.tenants.is_empty() || self.tenants.iter().any(|wanted| wanted.eq_ignore_ascii_case(tenant))
     }
 
     /// Puts other settings in force.
