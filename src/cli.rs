@@ -220,7 +220,7 @@ pub struct Backfill {
 
 /// Arguments of `generate`.
 #[derive(Args, Debug)]
-#[command(group = ArgGroup::new("to").required(true).args(["out", "topic"]))]
+#[command(group = ArgGroup::new("into").required(true).args(["out", "topic", "export", "capture"]))]
 pub struct Generate {
     /// The same seed gives the same messages
     #[arg(long, value_name = "N")]
@@ -231,6 +231,18 @@ pub struct Generate {
     /// Write to this topic of the brokers in --config
     #[arg(long, value_name = "TOPIC", requires = "config")]
     pub topic: Option<String>,
+    /// Write the containers of an Azure Storage export below this directory
+    #[arg(long, value_name = "DIR")]
+    pub export: Option<PathBuf>,
+    /// Write the files of Event Hubs Capture below this directory
+    #[arg(long, value_name = "DIR")]
+    pub capture: Option<PathBuf>,
+    /// Only messages that arrive at this instant or later: "2026-01-15", or with a time
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    pub from: Option<Ticks>,
+    /// Only messages that arrive before this instant
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    pub to: Option<Ticks>,
     /// Configuration (TOML) with the brokers for --topic
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,

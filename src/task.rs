@@ -19,6 +19,7 @@ use crate::state::snapshot::Positions;
 use crate::time::Ticks;
 use std::collections::{HashMap, HashSet, VecDeque};
 
+mod hand_over;
 mod reconcile;
 pub use reconcile::Last;
 use reconcile::Lossy;
@@ -107,6 +108,8 @@ pub struct Task {
     published: Published,
     /// What is replayed lacks messages.
     lossy: Option<Lossy>,
+    /// The state comes from history, and the topic does not know it yet.
+    handing_over: bool,
     /// Messages that were replayed.
     pub replayed: u64,
 }
@@ -189,6 +192,7 @@ impl Task {
             replay: Some(entries.into()),
             published,
             lossy: None,
+            handing_over: false,
             replayed: 0,
         }
     }
@@ -224,6 +228,9 @@ impl Task {
     /// These turned out to stand in the output topics as well.
     pub fn also_published(&mut self, more: Published) {
         self.published.changes.extend(more.changes);
+        for (id, last) in more.last {
+            self.published.note(id, last.revision, last.open, &last.value);
+        }
         self.published.dead_letters.extend(more.dead_letters);
     }
 
@@ -282,7 +289,8 @@ impl Task {
             if let Some(stamp) = self.stamps.get_mut(partition.0 as usize) {
                 *stamp = None;
             }
-            if self.replay.is_some() && self.lossy.is_none() {
+            // At a hand-over nothing is replayed, and everything is compared anyway.
+            if self.replay.is_some() && self.lossy.is_none() && !self.handing_over {
                 self.lossy = Some(Lossy::new(&self.feed.detector));
             }
             let at = self.positions.entry((of.topic.clone(), of.partition)).or_insert(to.0);
@@ -364,7 +372,11 @@ impl Task {
         }
         let lossy = self.lossy.take();
         let changed = *self.feed.detector.settings() != self.configured;
-        let must_store = lossy.is_some() || changed;
+        let handing_over = std::mem::take(&mut self.handing_over);
+        let must_store = lossy.is_some() || changed || handing_over;
+        if handing_over {
+            self.hand_over(out);
+        }
         if let Some(lossy) = lossy {
             self.reconcile(lossy, out);
         }

@@ -54,6 +54,8 @@ pub struct Restored {
     pub next_segment: u64,
     /// Nothing was ever stored.
     pub is_new: bool,
+    /// The state comes from history that was read up to the first of these instants, by its slowest table, and ends at the second.
+    pub handed_over: Option<(Ticks, Ticks)>,
 }
 
 /// Makes a task of what recovery found and what the output topics hold.
@@ -64,22 +66,25 @@ pub fn restore(recovered: Recovered, format: Format, outputs: &mut dyn Outputs) 
     if let Some(lack) = recovered.detector.settings().lacks(&format.settings).into_iter().next() {
         return Err(ServiceError::OtherSettings(lack));
     }
-    let Recovered { detector, input, stamps, output, entries, next_segment, .. } = recovered;
+    let Recovered { detector, input, stamps, output, entries, next_segment, history, .. } = recovered;
+    let handed_over = history.and_then(|history| history.handed_over_at().zip(history.end()));
     let is_new = input.is_none();
     let topics = [format.findings_topic.clone(), format.dead_letter_topic.clone()];
-    let (published, ends) = if is_new || planted::is(Bug::OutputReadFromItsEnd) {
+    let (published, ends) = if handed_over.is_some() {
+        // Whatever stands there, from whichever state, is compared with this one.
+        let (published, mut ends) = read_since(outputs, topics.iter().take(1), &Positions::new())?;
+        ends.extend(all_ends(outputs, topics.iter().skip(1))?);
+        (published, ends)
+    } else if is_new || planted::is(Bug::OutputReadFromItsEnd) {
         // Nothing of this state was ever published: only the ends matter.
-        let mut ends = Positions::new();
-        for topic in &topics {
-            ends.extend(outputs.ends(topic)?.into_iter().map(|(partition, next)| ((topic.clone(), partition), next.0)));
-        }
-        (Published::default(), ends)
+        (Published::default(), all_ends(outputs, &topics)?)
     } else {
         read_since(outputs, &topics, &output)?
     };
     let positions = input.unwrap_or_default();
     let runs = runs(&entries);
     let task = Task::new(detector, format, positions.clone(), entries, published).with_stamps(&stamps);
+    let task = if handed_over.is_some() { task.handing_over() } else { task };
     let mut replay: Vec<Run> = runs
         .into_iter()
         .filter_map(|(topic, partition, upto)| Some(Run { partition: task.partitions().id(&topic, partition)?, upto: NextOffset(upto) }))
@@ -89,7 +94,16 @@ pub fn restore(recovered: Recovered, format: Format, outputs: &mut dyn Outputs) 
     }
     let positions = positions.into_iter().map(|(of, next)| (of, NextOffset(next))).collect();
     let stamps = stamps.into_iter().map(|(of, at)| (of, Ticks(at))).collect();
-    Ok(Restored { task, positions, stamps, replay, ends, next_segment, is_new })
+    Ok(Restored { task, positions, stamps, replay, ends, next_segment, is_new, handed_over })
+}
+
+/// Where the topics end.
+fn all_ends<'a>(outputs: &mut dyn Outputs, topics: impl IntoIterator<Item = &'a String>) -> Result<Positions, ServiceError> {
+    let mut ends = Positions::new();
+    for topic in topics {
+        ends.extend(outputs.ends(topic)?.into_iter().map(|(partition, next)| ((topic.clone(), partition), next.0)));
+    }
+    Ok(ends)
 }
 
 /// What the topics hold from these positions on, and where they end now.

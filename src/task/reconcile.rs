@@ -86,7 +86,7 @@ impl Task {
     }
 
     /// What ends a finding that the state doesn't know: its last change, retracted.
-    fn retraction(&self, id: FindingId, last: &Last) -> Option<Publication> {
+    pub(super) fn retraction(&self, id: FindingId, last: &Last) -> Option<Publication> {
         let text = std::str::from_utf8(&last.value).ok()?;
         let value: serde_json::Value = serde_json::from_str(text).ok()?;
         let written = Ticks::parse(value.get("at")?.as_str()?)?;
