@@ -140,7 +140,7 @@ impl Output for Sorter<'_> {
             let publication = publication(self.format, &change, self.appended);
             if self.replaying {
                 let open = matches!(change.kind, ChangeKind::Opened | ChangeKind::Updated);
-                self.published.note(change.id, change.revision, open, &publication.outgoing.payload);
+                self.published.note(change.id, change.revision, open, change.at, &publication.outgoing.payload);
             }
             self.out.publications.push(publication);
         }
@@ -229,7 +229,7 @@ impl Task {
     pub fn also_published(&mut self, more: Published) {
         self.published.changes.extend(more.changes);
         for (id, last) in more.last {
-            self.published.note(id, last.revision, last.open, &last.value);
+            self.published.note(id, last.revision, last.open, last.at, &last.value);
         }
         self.published.dead_letters.extend(more.dead_letters);
     }

@@ -23,8 +23,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Work between two snapshots, at least: and ten times what the last one took.
+/// A snapshot is due after this time, or this much input,
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(20);
+const SNAPSHOT_INPUT: u64 = 16 << 20;
+/// but not before this many times what the last one took.
+const SNAPSHOT_SHARE: u32 = 20;
 
 /// What could not be read.
 struct Letters {
@@ -73,7 +76,7 @@ pub(super) fn backfill(args: &cli::Backfill) -> anyhow::Result<ExitCode> {
     let mut letters = Letters { out: out.map(BufWriter::new), first: None, failed: None };
     let mut outcome = Outcome::default();
     let start = host_clock::monotonic();
-    let (mut stored, mut interval) = (start, SNAPSHOT_INTERVAL);
+    let (mut stored, mut rest, mut read) = (start, Duration::ZERO, reading.bytes());
     while let Some((mut block, batch)) = decoded.recv() {
         state.take(&block, &batch, |tag, letter| {
             let place = block.lines.get(tag as usize);
@@ -85,10 +88,11 @@ pub(super) fn backfill(args: &cli::Backfill) -> anyhow::Result<ExitCode> {
             return Err(anyhow::Error::new(error).context("the dead letters can't be written"));
         }
         let now = host_clock::monotonic();
-        if now.duration_since(stored) >= interval {
+        let since = now.duration_since(stored);
+        if since >= rest && (since >= SNAPSHOT_INTERVAL || reading.bytes().saturating_sub(read) >= SNAPSHOT_INPUT) {
             state.store()?;
-            stored = host_clock::monotonic();
-            interval = SNAPSHOT_INTERVAL.max(stored.duration_since(now) * 10);
+            (stored, read) = (host_clock::monotonic(), reading.bytes());
+            rest = stored.duration_since(now) * SNAPSHOT_SHARE;
         }
         let rate = state.feed.tally.records() as f64 / now.duration_since(start).as_secs_f64().max(0.001);
         progress.show(reading.bytes(), words(&state, rate));

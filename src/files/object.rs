@@ -213,7 +213,7 @@ impl Bucket {
                 Err(error) => error,
             };
             attempts += 1;
-            if attempts >= self.retry.attempts || matches!(error, object_store::Error::NotFound { .. }) {
+            if attempts >= self.retry.attempts || is_missing(&error) {
                 return Err(refused(name, attempts, &error));
             }
             tracing::debug!(name, attempts, %error, "storage did not answer; trying again");
@@ -239,11 +239,16 @@ impl Bucket {
     }
 }
 
+fn is_missing(error: &object_store::Error) -> bool {
+    matches!(error, object_store::Error::NotFound { .. }) || error.to_string().contains("404 Not Found")
+}
+
 fn refused(name: &str, attempts: u32, error: &object_store::Error) -> ObjectError {
     use object_store::Error as E;
-    let missing = matches!(error, E::NotFound { .. });
+    // A listing of a container that is not there is told by its text alone.
+    let missing = is_missing(error);
     let hint = match error {
-        E::NotFound { .. } => "There is no container, prefix or blob of that name: check the address and the account",
+        _ if missing => "There is no container, prefix or blob of that name: check the address and the account",
         E::PermissionDenied { .. } | E::Unauthenticated { .. } => {
             "Check the credentials in the environment (AZURE_STORAGE_…, AWS_…, GOOGLE_…) and that they may list and read here (on Azure: Storage Blob Data Reader), then start again: it goes on where it stopped"
         }

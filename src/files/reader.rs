@@ -71,7 +71,8 @@ pub(super) struct Content {
 impl Content {
     /// From anything, from its start.
     pub(super) fn new(mut inner: impl Read + Send + 'static, buffer: usize) -> io::Result<Content> {
-        let mut magic = [0; 4];
+        // Enough to know a format by; what is looked at comes out of the buffer at once.
+        let mut magic = [0; 512];
         let known = read_some(&mut inner, &mut magic)?;
         let head = magic.get(..known).unwrap_or_default().to_vec();
         let kind = compression(&head);
@@ -172,7 +173,7 @@ enum Compression {
 
 /// By the first bytes; no JSON text begins like these.
 fn compression(head: &[u8]) -> Option<Compression> {
-    match head {
+    match head.get(..4).unwrap_or(head) {
         [0x1f, 0x8b, ..] => Some(Compression::Gzip),
         [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => Some(Compression::Zstd),
         _ => None,

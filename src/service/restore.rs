@@ -74,6 +74,11 @@ pub fn restore(recovered: Recovered, format: Format, outputs: &mut dyn Outputs) 
         // Whatever stands there, from whichever state, is compared with this one.
         let (published, mut ends) = read_since(outputs, topics.iter().take(1), &Positions::new())?;
         ends.extend(all_ends(outputs, topics.iter().skip(1))?);
+        let said = published.last.values().map(|last| last.at).max();
+        let clock = detector.clocks().map(|(_, clock)| clock).max();
+        if let Some((said, clock)) = said.zip(clock).filter(|(said, clock)| said > clock) {
+            return Err(ServiceError::SaidLater { topic: format.findings_topic, said, clock });
+        }
         (published, ends)
     } else if is_new || planted::is(Bug::OutputReadFromItsEnd) {
         // Nothing of this state was ever published: only the ends matter.
@@ -141,7 +146,7 @@ fn note(published: &mut Published, record: &Record<'_>) {
     let text = |name: &str| record.header(name).and_then(|v| std::str::from_utf8(v).ok());
     if let (Some(id), Some(revision)) = (finding_id(record.key), text("revision").and_then(|r| r.parse().ok())) {
         let open = matches!(text("change"), Some("opened" | "updated"));
-        published.note(id, revision, open, record.payload);
+        published.note(id, revision, open, at(record.payload), record.payload);
     }
     let source = || -> Option<DeadLetterKey> {
         let index = match text("source-record") {
@@ -151,6 +156,16 @@ fn note(published: &mut Published, record: &Record<'_>) {
         Some((text("source-topic")?.to_owned(), text("source-partition")?.parse().ok()?, text("source-offset")?.parse().ok()?, index))
     };
     published.dead_letters.extend(source());
+}
+
+/// The instant of a change, by its value.
+fn at(payload: &[u8]) -> Ticks {
+    #[derive(serde::Deserialize)]
+    struct Value<'a> {
+        #[serde(borrow)]
+        at: std::borrow::Cow<'a, str>,
+    }
+    serde_json::from_slice::<Value<'_>>(payload).ok().and_then(|value| Ticks::parse(&value.at)).unwrap_or(Ticks::MIN)
 }
 
 fn finding_id(key: &[u8]) -> Option<FindingId> {

@@ -19,6 +19,8 @@ pub struct Last {
     pub revision: u32,
     /// Whether it left the finding open.
     pub open: bool,
+    /// From when on it holds.
+    pub at: Ticks,
     /// Its value, if so.
     pub value: Vec<u8>,
 }
@@ -44,10 +46,10 @@ impl Lossy {
 
 impl Published {
     /// A change stands in the topic.
-    pub fn note(&mut self, id: FindingId, revision: u32, open: bool, value: &[u8]) {
+    pub fn note(&mut self, id: FindingId, revision: u32, open: bool, at: Ticks, value: &[u8]) {
         self.changes.insert((id, revision));
         if self.last.get(&id).is_none_or(|last| last.revision <= revision) {
-            self.last.insert(id, Last { revision, open, value: if open { value.to_vec() } else { Vec::new() } });
+            self.last.insert(id, Last { revision, open, at, value: if open { value.to_vec() } else { Vec::new() } });
         }
     }
 }

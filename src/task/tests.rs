@@ -204,7 +204,7 @@ proptest! {
         for written in topic.iter().filter(|w| w.topic == "findings") {
             let revision = written.headers.iter().find(|(h, _)| h == "revision").map(|(_, v)| std::str::from_utf8(v).unwrap().parse().unwrap()).unwrap();
             let change = said.changes.iter().find(|c| key(c).as_bytes() == written.key && c.revision == revision).unwrap();
-            published.note(change.id, revision, matches!(change.kind, ChangeKind::Opened | ChangeKind::Updated), &written.payload);
+            published.note(change.id, revision, matches!(change.kind, ChangeKind::Opened | ChangeKind::Updated), change.at, &written.payload);
         }
         let mut second = task(entries(&said.journal), published);
         let of = second.partitions().id("in", which).unwrap();
