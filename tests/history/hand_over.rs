@@ -186,10 +186,10 @@ fn killed_on_the_way_from_history_to_live_each_change_is_published_once() {
     assert!(expected.len() > 20, "{}", expected.len());
 
     for places in [
-        &["published:1", "acknowledged:1", "acknowledged:2", "snapshot-rename:1"][..],
-        &["snapshot-rows:1", "published:2", "acknowledged:3"],
+        &["published:1", "snapshot-rename:1", "acknowledged:1", "snapshot-rows:1"][..],
+        &["snapshot-rows:1", "acknowledged:1", "snapshot-rename:1"],
     ] {
-        let rig = rig_of("killed", &local);
+        let rig = rig_of("killed", &local).set("state.snapshot_interval", "1s");
         for place in places {
             rig.start_to_crash(place).crashed();
         }
@@ -207,11 +207,13 @@ fn killed_on_the_way_from_history_to_live_each_change_is_published_once() {
 #[test]
 fn what_another_state_left_open_in_the_topic_is_closed_and_what_it_said_is_not_said_again() {
     let local = tempfile::tempdir().unwrap();
-    export::storage(local.path(), before(history_ends())).unwrap();
+    // Half a day: its service hears of most servers.
+    let cut = end().minus(Span::hours(12));
+    export::storage(local.path(), before(cut)).unwrap();
     let rig = rig("second");
-    let (known, rest): (Vec<Message>, Vec<Message>) = live().into_iter().partition(|message| message.arrival < history_ends());
+    let (known, rest): (Vec<Message>, Vec<Message>) = live().into_iter().partition(|message| message.arrival < cut);
     produce(&rig, &known);
-    // A service with a few hours of memory finds much that is not new.
+    // A service with half a day of memory finds much that is not new.
     let mut first = rig.start();
     first.reached(known.last().unwrap().arrival.0 / 10_000);
     first.drain();
@@ -223,7 +225,8 @@ fn what_another_state_left_open_in_the_topic_is_closed_and_what_it_said_is_not_s
     produce(&rig, &rest);
     run_to_the_end(&rig);
     let expected = answers(&[live().last().unwrap().arrival]).remove(0);
-    assert!(doubtful.len() > expected.len() && doubtful.keys().any(|key| !expected.contains_key(key)));
+    let wrong = doubtful.keys().filter(|key| !expected.contains_key(*key)).count();
+    assert!(wrong > 10, "{wrong} of {} are wrong", doubtful.len());
     assert_eq!(open(&rig.changes()), expected);
 
     // With what it has said by now, the same history would have it say things twice.
