@@ -138,4 +138,6 @@ fn lines(n: u64) -> String {
 }
 
 #[cfg(test)]
+mod resume_tests;
+#[cfg(test)]
 mod tests;

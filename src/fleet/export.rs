@@ -155,10 +155,11 @@ mod tests {
         let mut captured: Vec<Vec<u8>> = lines(&capture_at).into_iter().map(|line| line.bytes).collect();
         assert_eq!(captured.len(), messages);
         let mut expected: Vec<Vec<u8>> = fleet().map(|message| message.bytes).collect();
-        (captured.sort(), expected.sort());
+        captured.sort();
+        expected.sort();
         assert_eq!(captured, expected);
         let tenant = fleet().tenants().next().unwrap().to_owned();
-        let hour = format!("insights-logs-advancedhunting-deviceinfo/tenantId={tenant}/y=2026/m=01/d=02/h=10/m=00/PT1H.json");
+        let hour = format!("insights-logs-advancedhunting-devicenetworkevents/tenantId={tenant}/y=2026/m=01/d=02/h=10/m=00/PT1H.json");
         assert!(fs::read_to_string(storage_at.join(hour)).unwrap().ends_with("}\r\n"));
         assert!(capture_at.join("hub/1/2026/01/01").is_dir());
     }
