@@ -4,15 +4,15 @@
 //! it had not been. Changes of findings are counted and dropped: what is still open at the end is published by `run`, which takes
 //! over from the *history* frame (ADR 0008). Which files there are, and their order, is `files`' to say.
 
-use crate::defender::Batch;
+use crate::defender::{Batch, Body, Record};
 use crate::detector::{Detector, Settings};
 use crate::feed::{DeadLetter, Feed, Output};
 use crate::files::blocks::Block;
 use crate::finding::Change;
-use crate::state::history::{History, Seen};
+use crate::state::history::{History, Seen, Table};
 use crate::state::snapshot::Positions;
 use crate::state::{StateError, Store};
-use crate::time::Ticks;
+use crate::time::{Span, Ticks};
 use std::io;
 
 /// Why history can't be loaded into a directory.
@@ -60,15 +60,31 @@ pub struct Backfill {
     names: Vec<String>,
 }
 
-/// Drops changes and hands dead letters on.
+/// Drops changes, hands dead letters on, and notes which hours of which table are there.
 struct Quiet<'a, D: FnMut(u64, DeadLetter<'_>)> {
     source: u64,
     dead: &'a mut D,
+    /// Tenant, table, hour (since 1970) and the greatest arrival in it. A block holds few of them, and records come in runs.
+    hours: Vec<(String, Table, i64, Ticks)>,
 }
 
 impl<D: FnMut(u64, DeadLetter<'_>)> Output for Quiet<'_, D> {
     fn message(&mut self, source: u64) {
         self.source = source;
+    }
+
+    #[inline]
+    fn record(&mut self, record: &Record<'_>) {
+        let table = match record.body {
+            Body::Network(_) => Table::Network,
+            Body::Device(_) => Table::Device,
+            Body::Skipped(_) => return,
+        };
+        let (at, hour) = (record.arrival, record.arrival.0.div_euclid(Span::hours(1).0));
+        match self.hours.iter_mut().rev().find(|(tenant, of, h, _)| *h == hour && *of == table && *tenant == *record.tenant) {
+            Some((.., last)) => *last = at.max(*last),
+            None => self.hours.push((record.tenant.to_owned(), table, hour, at)),
+        }
     }
 
     fn change(&mut self, _: Box<Change>) {}
@@ -125,18 +141,16 @@ impl Backfill {
 
     /// Takes a block. `dead` hears of each dead letter, with the tag of its line.
     pub fn take(&mut self, block: &Block, batch: &Batch, mut dead: impl FnMut(u64, DeadLetter<'_>)) {
-        self.feed.batch(batch, &mut Quiet { source: 0, dead: &mut dead });
+        let mut quiet = Quiet { source: 0, dead: &mut dead, hours: Vec::new() };
+        self.feed.batch(batch, &mut quiet);
+        for (tenant, table, _, at) in quiet.hours {
+            self.history.tables.entry((tenant, table)).or_insert_with(|| Seen { last: Ticks::MIN, ..Seen::default() }).note(at);
+        }
         for (file, at) in &block.positions {
             if let Some(name) = self.names.get(*file as usize)
                 && self.history.files.insert(name.clone(), *at) != Some(*at)
             {
                 self.changed = true;
-            }
-        }
-        for ((tenant, table, _), at) in &block.hours.seen {
-            if self.feed.is_wanted(tenant) {
-                let key = (tenant.clone(), *table);
-                self.history.tables.entry(key).or_insert_with(|| Seen { last: Ticks::MIN, ..Seen::default() }).note(*at);
             }
         }
         self.changed |= !block.lines.is_empty();

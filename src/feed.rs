@@ -1,8 +1,8 @@
 //! Feeds decoded messages to the detector and counts what becomes of them: the step that the service and the backtest share.
 
-use crate::defender::Body;
 use crate::defender::batch::{Batch, Item};
 use crate::defender::reason::Reason;
+use crate::defender::{Body, Record};
 use crate::detector::{Detector, Effect, LOOK_AHEAD, Settings};
 use crate::finding::Change;
 use crate::planted::{self, Bug};
@@ -31,6 +31,10 @@ pub trait Output {
     /// What follows is of the message with this tag.
     fn message(&mut self, source: u64) {
         let _ = source;
+    }
+    /// A record was accepted.
+    fn record(&mut self, record: &Record<'_>) {
+        let _ = record;
     }
     /// A change of a finding.
     fn change(&mut self, change: Box<Change>);
@@ -128,6 +132,9 @@ impl Feed {
                             output.dead_letter(DeadLetter { index: Some(index), reason, error, raw });
                         }
                     }
+                }
+                if accepted {
+                    output.record(&record);
                 }
                 let table = if matches!(record.body, Body::Device(_)) { DEVICE } else { NETWORK };
                 match record.body {

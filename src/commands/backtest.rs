@@ -35,7 +35,7 @@ pub(super) fn backtest(args: &cli::Backtest) -> anyhow::Result<ExitCode> {
     let source = FileSource::select(&args.paths, selection, Retry::default())?.horizon(begun.plus(settings.max_clock_skew));
     let paths: Arc<Vec<PathBuf>> = Arc::new((0..source.files() as u32).map(|n| source.path(n).to_owned()).collect());
     let progress = Progress::new(&source);
-    let (mut decoded, reading) = blocks::start(source, blocks::threads(args.threads), limits, false)?;
+    let (mut decoded, reading) = blocks::start(source, blocks::threads(args.threads), limits)?;
     let mut out = Writer {
         settings: settings.clone(),
         privileged: Privileged::new(&config.detection.privileged_servers).unwrap_or_else(|_| Privileged::none()),

@@ -4,13 +4,10 @@
 //! what came of them. Memory is bounded by the blocks that wait, [`DEPTH`] before and behind each decoder.
 
 use super::{FileError, FileSource, Line};
-use crate::defender::batch::{Batch, Item};
+use crate::defender::batch::Batch;
 use crate::defender::decode::{Decoder, Limits};
-use crate::defender::{Body, Record};
 use crate::stage;
-use crate::state::history::{FilePosition, Table};
-use crate::time::{Span, Ticks};
-use std::collections::BTreeMap;
+use crate::state::history::FilePosition;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,8 +23,6 @@ pub struct Block {
     pub errors: Vec<FileError>,
     /// Files that were read in it, and where they stand after it.
     pub positions: Vec<(u32, FilePosition)>,
-    /// What its records say of hours.
-    pub hours: Hours,
     /// Files with half a line at their end, so far.
     pub unfinished: u64,
 }
@@ -48,34 +43,6 @@ const BLOCK: usize = 1 << 20;
 /// Blocks that wait before and behind each decoder.
 const DEPTH: usize = 2;
 
-/// Which tenants' tables arrived in which hours (since 1970), and their greatest arrivals.
-#[derive(Debug, Default)]
-pub struct Hours {
-    /// Tenant, table, hour → the greatest arrival in it.
-    pub seen: BTreeMap<(String, Table, i64), Ticks>,
-}
-
-impl Hours {
-    fn of(batch: &Batch) -> Hours {
-        // A block holds few of them, and records come in runs.
-        let mut found: Vec<(String, Table, i64, Ticks)> = Vec::new();
-        for item in batch.items() {
-            let Item::Record { record: Record { arrival, tenant, body }, .. } = item else { continue };
-            let table = match body {
-                Body::Network(_) => Table::Network,
-                Body::Device(_) => Table::Device,
-                Body::Skipped(_) => continue,
-            };
-            let hour = arrival.0.div_euclid(Span::hours(1).0);
-            match found.iter_mut().rev().find(|(t, of, h, _)| *h == hour && *of == table && t == tenant) {
-                Some((.., at)) => *at = arrival.max(*at),
-                None => found.push((tenant.to_owned(), table, hour, arrival)),
-            }
-        }
-        Hours { seen: found.into_iter().map(|(tenant, table, hour, at)| ((tenant, table, hour), at)).collect() }
-    }
-}
-
 /// How reading goes, for a progress bar.
 #[derive(Clone, Debug, Default)]
 pub struct Reading(Arc<AtomicU64>);
@@ -88,11 +55,11 @@ impl Reading {
     }
 }
 
-/// Starts reading and decoding; `hours`: blocks say which hours are there, which costs another look at each record.
+/// Starts reading and decoding.
 ///
 /// # Errors
 /// When a thread can't be started.
-pub fn start(mut source: FileSource, threads: usize, limits: Limits, hours: bool) -> io::Result<(stage::Outlet<(Block, Batch)>, Reading)> {
+pub fn start(mut source: FileSource, threads: usize, limits: Limits) -> io::Result<(stage::Outlet<(Block, Batch)>, Reading)> {
     let make = move || {
         let mut decoder = Decoder::new();
         move |block: Block| {
@@ -106,9 +73,8 @@ pub fn start(mut source: FileSource, threads: usize, limits: Limits, hours: bool
                 }
                 start = line.end;
             }
-            let hours = if hours { Hours::of(&batch) } else { Hours::default() };
             // The batch keeps what it needs: the places go on, the bytes don't.
-            (Block { bytes: Vec::new(), hours, ..block }, batch)
+            (Block { bytes: Vec::new(), ..block }, batch)
         }
     };
     let (mut inlet, outlet) = stage::spawn("decode", threads, DEPTH, make)?;
