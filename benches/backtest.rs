@@ -4,6 +4,9 @@
 //! alone is the same reader and the same number of decoding threads with nothing behind them. Both are child processes; they
 //! alternate, and the best round of each counts. DuckDB reads the columns that the query needs from the same file, with all
 //! cores, and runs the query once, at the end of the data; `backtest` answers at every instant.
+//!
+//! And `firstseen backfill` of the same records as a Storage export, an hour and table a file, against decoding alone what the same reader
+//! gives (row 9).
 
 use firstseen::defender::{Batch, Decoder, Limits};
 use firstseen::files::{FileSource, Line};
@@ -53,6 +56,7 @@ fn main() {
         println!("ratio, wall time: {:.2}; CPU time: {:.2}", decode[0] / backtest[0], decode[1] / backtest[1]);
         said.lines().filter(|l| l.starts_with("findings") || l.contains(" records in ")).for_each(|l| println!("  {l}"));
     }
+    history(&me, firstseen);
     let python = python();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/support/query_once.py");
     let query = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracle/hunting-query.kql");
@@ -65,6 +69,50 @@ fn main() {
     println!();
 }
 
+/// `backfill` against decoding alone, from hourly files.
+fn history(me: &Path, firstseen: &str) {
+    let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bench-export-{RECORDS}"));
+    let done = root.with_extension("records");
+    if !done.exists() {
+        let _ = fs::remove_dir_all(&root);
+        firstseen::fleet::export::storage(&root, Fleet::new(&options())).expect("there is room in target");
+        let records: u64 = Fleet::new(&options()).map(|message| u64::from(message.records)).sum();
+        fs::write(&done, records.to_string()).expect("target is writable");
+    }
+    let records: f64 = fs::read_to_string(&done).expect("written above").parse().expect("a number");
+    warm_all(&root);
+    let state = root.with_extension("state");
+    let config = root.with_extension("toml");
+    fs::write(&config, format!("[state]\ndir = {state:?}\n")).expect("target is writable");
+    for threads in ["1", "2"] {
+        let (mut decode, mut backfill, mut said) = ([f64::MAX; 2], [f64::MAX; 2], String::new());
+        for _ in 0..ROUNDS {
+            let (spent, _) = run(Command::new(me).args(["decode-alone", threads]).arg(&root));
+            decode = [0, 1].map(|n| spent[n].min(decode[n]));
+            let _ = fs::remove_dir_all(&state);
+            let (spent, text) = run(Command::new(firstseen).args(["backfill", "--threads", threads, "--config"]).arg(&config).arg(&root));
+            backfill = [0, 1].map(|n| spent[n].min(backfill[n]));
+            said = text;
+        }
+        println!("\nhistory, {threads} decoding thread(s), best of {ROUNDS} rounds:");
+        for (name, [wall, cpu]) in [("decode alone", decode), ("backfill", backfill)] {
+            println!("{name:<16}{wall:>8.2} s wall {cpu:>8.2} s CPU {:>12.0} records/s", records / wall);
+        }
+        println!("ratio, wall time: {:.2}; CPU time: {:.2}", decode[0] / backfill[0], decode[1] / backfill[1]);
+        said.lines().filter(|l| l.contains(" records from ")).for_each(|l| println!("  {l}"));
+    }
+}
+
+fn warm_all(directory: &Path) {
+    for entry in fs::read_dir(directory).expect("it was written").map(|entry| entry.expect("it can be read").path()) {
+        if entry.is_dir() { warm_all(&entry) } else { warm(&entry) }
+    }
+}
+
+fn options() -> FleetOptions {
+    FleetOptions { seed: 7, devices: 3_000, ..FleetOptions::default() }.with_total(RECORDS)
+}
+
 /// The records, one a line, the last arrival among them and how many they are; written when they are not there.
 fn input() -> (PathBuf, String, u64) {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bench-fleet-{RECORDS}.ndjson"));
@@ -74,7 +122,7 @@ fn input() -> (PathBuf, String, u64) {
     {
         return (path, now.to_owned(), records.parse().expect("written below"));
     }
-    let options = FleetOptions { seed: 7, devices: 3_000, ..FleetOptions::default() }.with_total(RECORDS);
+    let options = options();
     let mut out = BufWriter::with_capacity(1 << 20, File::create(&path).expect("target is writable"));
     #[derive(serde::Deserialize)]
     struct Message<'a> {

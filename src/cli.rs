@@ -1,6 +1,7 @@
 //! The command line: its arguments and the texts that teach them. It starts nothing; `main` does.
 
 use crate::config::parse_span;
+use crate::time::Ticks;
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -53,6 +54,15 @@ pub enum Command {
         after_help = "Example:\n  firstseen backtest export/ --changes changes.ndjson\n  zcat march.json.gz | firstseen backtest - --changes -"
     )]
     Backtest(Backtest),
+    /// Load history into the state directory, so that `run` begins with a baseline
+    ///
+    /// Reads the Azure Storage export, Event Hubs Capture or what the portal exports, from directories or object stores (az://CONTAINER/PREFIX,
+    /// s3://, gs://; credentials from their usual environment variables). It goes on where an earlier run of it stopped. `run` then starts
+    /// reading its topics where history ended.
+    #[command(
+        after_help = "Example:\n  firstseen backfill az://insights-logs-advancedhunting-devicenetworkevents az://insights-logs-advancedhunting-deviceinfo --config firstseen.toml --from 2026-03-01"
+    )]
+    Backfill(Backfill),
     /// A synthetic fleet's Defender messages, the same for the same seed
     #[command(
         after_help = "Example:\n  firstseen generate --seed 1 --devices 500 --days 15 --attack --out fleet.ndjson.zst\n  firstseen generate --seed 1 --topic defender --config firstseen.toml"
@@ -218,9 +228,12 @@ pub struct Demo {
 /// Arguments of `backtest`.
 #[derive(Args, Debug)]
 pub struct Backtest {
-    /// Files, directories, or - for standard input
+    /// Files, directories, az://CONTAINER/PREFIX, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, or - for standard input
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
+    /// What of the input is wanted
+    #[command(flatten)]
+    pub selection: Select,
     /// Configuration (TOML); only its query, detection and limits sections count. Without it: the hunting query's numbers
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -235,9 +248,43 @@ pub struct Backtest {
     pub threads: Option<u16>,
 }
 
+/// What of the input is wanted.
+#[derive(Args, Debug, Default)]
+pub struct Select {
+    /// Only what arrived at this instant or later: "2026-03-01", or with a time, "2026-03-01T12:00:00Z"
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    pub from: Option<Ticks>,
+    /// Only what arrived before this instant
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    pub to: Option<Ticks>,
+    /// Only this tenant; may be given several times. A single one is also the tenant of rows without envelope
+    #[arg(long, value_name = "ID")]
+    pub tenant: Vec<String>,
+}
+
+/// Arguments of `backfill`.
+#[derive(Args, Debug)]
+pub struct Backfill {
+    /// Files, directories, az://CONTAINER/PREFIX, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, or - for standard input
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Configuration (TOML) of the service that will run on this history
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// What of the input is wanted
+    #[command(flatten)]
+    pub selection: Select,
+    /// Write what could not be read here, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    pub dead_letters: Option<PathBuf>,
+    /// Threads that decode. Without it: one a core
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub threads: Option<u16>,
+}
+
 /// Arguments of `generate`.
 #[derive(Args, Debug)]
-#[command(group = ArgGroup::new("to").required(true).args(["out", "topic"]))]
+#[command(group = ArgGroup::new("into").required(true).args(["out", "topic", "export", "capture"]))]
 pub struct Generate {
     /// The same seed gives the same messages
     #[arg(long, value_name = "N")]
@@ -248,6 +295,18 @@ pub struct Generate {
     /// Write to this topic of the brokers in --config
     #[arg(long, value_name = "TOPIC", requires = "config")]
     pub topic: Option<String>,
+    /// Write the containers of an Azure Storage export below this directory
+    #[arg(long, value_name = "DIR")]
+    pub export: Option<PathBuf>,
+    /// Write the files of Event Hubs Capture below this directory
+    #[arg(long, value_name = "DIR")]
+    pub capture: Option<PathBuf>,
+    /// Only messages that arrive at this instant or later: "2026-01-15", or with a time
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    pub from: Option<Ticks>,
+    /// Only messages that arrive before this instant
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    pub to: Option<Ticks>,
     /// Configuration (TOML) with the brokers for --topic
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -287,6 +346,13 @@ fn duration(text: &str) -> Result<Duration, String> {
         Some(ticks) if ticks > 0 => Ok(Duration::from_nanos(ticks.saturating_mul(100))),
         _ => Err("expected a length of time such as \"60s\" or \"2m\"".into()),
     }
+}
+
+/// A day (its beginning, in UTC) or an instant.
+fn instant(text: &str) -> Result<Ticks, String> {
+    let day = (text.len() == 10).then(|| format!("{text}T00:00:00Z"));
+    Ticks::parse(day.as_deref().unwrap_or(text))
+        .ok_or_else(|| "expected a day such as \"2026-03-01\", or an instant such as \"2026-03-01T12:00:00Z\"".into())
 }
 
 fn rate(text: &str) -> Result<f64, String> {

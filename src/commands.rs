@@ -1,5 +1,6 @@
 //! The commands, a file each. They wire parts together, speak to people and choose exit codes; they decide nothing else.
 
+mod backfill;
 mod backtest;
 mod check;
 mod dead_letters;
@@ -10,12 +11,14 @@ mod run;
 mod state;
 mod suppress;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, Select};
 use crate::config::{Config, ConfigErrors, environment};
+use crate::files::window::Selection;
 use crate::kafka::client::{ClientError, KafkaSettings};
 use crate::kafka::sink::{Outgoing, PublishError, Sink, SinkLimits};
 use crate::logging;
 use crate::service::ServiceError;
+use crate::time::Ticks;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -34,6 +37,15 @@ impl From<ConfigErrors> for Usage {
 /// Loads a configuration; what is wrong with it is wrong usage.
 fn config(path: Option<&Path>) -> Result<Config, Usage> {
     Ok(Config::load(path, environment())?)
+}
+
+/// What of the input is wanted, as the arguments say.
+fn selection(args: &Select) -> Result<Selection, Usage> {
+    let selection = Selection { from: args.from.unwrap_or(Ticks::MIN), to: args.to.unwrap_or(Ticks::MAX), tenants: args.tenant.clone() };
+    if selection.from >= selection.to {
+        return Err(Usage(format!("--from {} is not before --to {}", selection.from, selection.to)));
+    }
+    Ok(selection)
 }
 
 /// Writes messages to a topic; returns once all are acknowledged.
@@ -75,6 +87,7 @@ pub fn execute(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Demo(args) => demo::demo(&args),
+        Command::Backfill(args) => backfill::backfill(&args),
         Command::Backtest(args) => backtest::backtest(&args),
         Command::Generate(args) => generate::generate(&args),
         Command::Check(args) => check::check(&args),

@@ -92,6 +92,8 @@ pub struct Input {
     pub idle_delay: Span,
     /// How far a record's time may run ahead.
     pub max_clock_skew: Span,
+    /// How far before the end of history the live input is read again.
+    pub handover_overlap: Span,
 }
 
 /// Where reading starts when nothing is stored yet.
@@ -274,6 +276,7 @@ impl Config {
             idle_advance: r.boolean("input.idle_advance"),
             idle_delay: r.span("input.idle_delay"),
             max_clock_skew: r.span("input.max_clock_skew"),
+            handover_overlap: r.span("input.handover_overlap"),
         };
         let asked_to_create = r.is_given("output.create_topics");
         let create = r.boolean("output.create_topics");

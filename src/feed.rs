@@ -1,8 +1,8 @@
 //! Feeds decoded messages to the detector and counts what becomes of them: the step that the service and the backtest share.
 
-use crate::defender::Body;
 use crate::defender::batch::{Batch, Item};
 use crate::defender::reason::Reason;
+use crate::defender::{Body, Record};
 use crate::detector::{Detector, Effect, LOOK_AHEAD, Settings};
 use crate::finding::Change;
 use crate::planted::{self, Bug};
@@ -32,6 +32,10 @@ pub trait Output {
     fn message(&mut self, source: u64) {
         let _ = source;
     }
+    /// A record was accepted.
+    fn record(&mut self, record: &Record<'_>) {
+        let _ = record;
+    }
     /// A change of a finding.
     fn change(&mut self, change: Box<Change>);
     /// A dead letter.
@@ -53,6 +57,8 @@ pub struct Tally {
     pub dead: BTreeMap<&'static str, u64>,
     /// Accepted events that a candidate had counted before.
     pub repeats: u64,
+    /// Records of tenants that are not wanted.
+    pub other_tenants: u64,
     /// Records refused by the detector, by table (they are dead letters too).
     pub refused: BTreeMap<&'static str, u64>,
 }
@@ -78,6 +84,8 @@ pub struct Feed {
     pub detector: Detector,
     /// What became of records; the owner takes it when it reports.
     pub tally: Tally,
+    /// The tenants whose records count; empty: all.
+    pub tenants: Vec<String>,
     effects: Vec<Effect>,
 }
 
@@ -85,7 +93,7 @@ impl Feed {
     /// Feeds `detector`.
     #[must_use]
     pub fn new(detector: Detector) -> Feed {
-        Feed { detector, tally: Tally::default(), effects: Vec::new() }
+        Feed { detector, tally: Tally::default(), tenants: Vec::new(), effects: Vec::new() }
     }
 
     /// Takes all that is in a batch.
@@ -109,6 +117,7 @@ impl Feed {
                 self.tally.messages += 1;
                 output.message(source);
             }
+            Item::Record { record, .. } if !self.is_wanted(record.tenant) => self.tally.other_tenants += 1,
             Item::Record { index, record, raw } => {
                 self.detector.record(&record, &mut self.effects);
                 let mut accepted = true;
@@ -123,6 +132,9 @@ impl Feed {
                             output.dead_letter(DeadLetter { index: Some(index), reason, error, raw });
                         }
                     }
+                }
+                if accepted {
+                    output.record(&record);
                 }
                 let table = if matches!(record.body, Body::Device(_)) { DEVICE } else { NETWORK };
                 match record.body {
@@ -143,6 +155,12 @@ impl Feed {
                 output.dead_letter(DeadLetter { index, reason, error: &error, raw });
             }
         }
+    }
+
+    /// Whether records of this tenant count.
+    #[must_use]
+    pub fn is_wanted(&self, tenant: &str) -> bool {
+        self.tenants.is_empty() || self.tenants.iter().any(|wanted| wanted.eq_ignore_ascii_case(tenant))
     }
 
     /// Puts other settings in force.

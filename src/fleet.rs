@@ -7,6 +7,7 @@
 //! heavy-tailed; servers keep to their destinations, so that after two weeks a new rare connection is an event.
 
 mod catalogue;
+pub mod export;
 mod random;
 pub mod render;
 mod stream;

@@ -2,6 +2,7 @@
 //!
 //! `ARCHITECTURE.md` is the map of the modules and their invariants.
 
+pub mod backfill;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -31,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::questions::Questions;
 use crate::state::StateError;
 use crate::state::disk::DirectoryError;
+use crate::time::Ticks;
 use crate::view::{Health, View};
 use crossbeam_channel::Receiver;
 use std::io;
@@ -54,6 +55,18 @@ pub enum ServiceError {
         .0.key, .0.stored, .0.configured, .0.missing
     )]
     OtherSettings(Lack),
+    /// History ends before what an earlier state said.
+    #[error(
+        "topic \"{topic}\" holds a change that holds from {said} on, of an earlier state, and the history in state.dir ends at {clock}: what comes between would be said again under the same names. Load newer history (`firstseen backfill` again), or set another output.findings_topic"
+    )]
+    SaidLater {
+        /// The findings topic.
+        topic: String,
+        /// The latest change in it.
+        said: Ticks,
+        /// The end of history.
+        clock: Ticks,
+    },
     /// Messages are gone, and the configuration says to stop then.
     #[error(
         "{partition}: the messages from offset {from} to {to} are gone from the input (retention passed the stored position) and input.on_gap is \"stop\"; set input.on_gap = \"continue\" to go on without them, or start with a new state.dir"

@@ -6,6 +6,7 @@
 
 pub mod codec;
 pub mod disk;
+pub mod history;
 pub mod inspect;
 pub mod journal;
 pub mod segment;

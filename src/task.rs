@@ -21,6 +21,7 @@ use crate::time::Ticks;
 use std::collections::{HashMap, HashSet, VecDeque};
 
 mod grouped;
+mod hand_over;
 mod held;
 mod reconcile;
 use grouped::Grouped;
@@ -124,6 +125,8 @@ pub struct Task {
     grouped: Option<Grouped>,
     /// What waits until the output topics have settled; `None` when nothing does.
     held: Option<Held>,
+    /// The state comes from history, and the topic does not know it yet.
+    handing_over: bool,
     /// Messages that were replayed.
     pub replayed: u64,
 }
@@ -156,7 +159,7 @@ impl Output for Sorter<'_> {
             let publication = publication(self.format, &change, self.appended);
             if self.replaying {
                 let open = matches!(change.kind, ChangeKind::Opened | ChangeKind::Updated);
-                self.published.note(change.id, change.revision, open, &publication.outgoing.payload);
+                self.published.note(change.id, change.revision, open, change.at, &publication.outgoing.payload);
             }
             self.publish(Name::Change(change.id, change.revision), publication);
         }
@@ -220,6 +223,7 @@ impl Task {
             lossy: None,
             grouped: None,
             held: None,
+            handing_over: false,
             replayed: 0,
         }
     }
@@ -318,7 +322,8 @@ impl Task {
             if let Some(stamp) = self.stamps.get_mut(partition.0 as usize) {
                 *stamp = None;
             }
-            if self.replay.is_some() && self.lossy.is_none() {
+            // At a hand-over nothing is replayed, and everything is compared anyway.
+            if self.replay.is_some() && self.lossy.is_none() && !self.handing_over {
                 self.lossy = Some(Lossy::new(&self.feed.detector));
             }
             let at = self.positions.entry((of.topic.clone(), of.partition)).or_insert(to.0);

@@ -1,23 +1,23 @@
 //! `firstseen backtest`: what would have been found in files, exactly.
 //!
-//! One thread reads, some decode, this one feeds the detector in arrival order. Changes are written in the order of `at` within
+//! Feeds the detector what [`blocks`] gives, in arrival order. Changes are written in the order of `at` within
 //! each tenant, as they come; at the end of the input the clocks stay where the input left them.
 
-use super::config;
+use super::{config, selection};
 use crate::cli;
-use crate::defender::batch::Batch;
-use crate::defender::decode::{Decoder, Limits};
+use crate::defender::decode::Limits;
 use crate::defender::reason::Reason;
 use crate::detector::{Detector, Settings};
 use crate::feed::{DeadLetter, Feed, Output};
+use crate::files::blocks::{self, Place};
 use crate::files::progress::Progress;
-use crate::files::{FileError, FileSource, Line};
+use crate::files::{FileError, FileSource, Retry};
 use crate::finding::json::to_json;
 use crate::finding::severity::Privileged;
 use crate::finding::{Change, ChangeKind};
+use crate::host_clock;
 use crate::suppress::Suppression;
 use crate::time::{Span, Ticks};
-use crate::{host_clock, stage};
 use anyhow::Context;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -25,46 +25,18 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
-
-/// Lines of input that are decoded together.
-#[derive(Debug, Default)]
-struct Block {
-    bytes: Vec<u8>,
-    lines: Vec<Place>,
-    /// Files that could not be read further, and lines that are too long.
-    errors: Vec<FileError>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    end: usize,
-    file: u32,
-    number: u64,
-    bare: bool,
-}
-
-/// A block is closed at this many bytes.
-const BLOCK: usize = 1 << 20;
-/// What a line takes beside its bytes, at most, in bytes: a dead letter's row. A file may hold lines of one byte.
-const LINE: usize = 256;
-/// Blocks that wait before and behind each decoder.
-const DEPTH: usize = 2;
 
 pub(super) fn backtest(args: &cli::Backtest) -> anyhow::Result<ExitCode> {
     let config = config(args.config.as_deref())?;
     let settings = config.detector_settings();
     let begun = host_clock::now();
     let limits = Limits { independent_clock: Some(begun), max_clock_skew: settings.max_clock_skew };
-    let source = FileSource::open(&args.paths)?.horizon(begun.plus(settings.max_clock_skew));
+    let selection = selection(&args.selection)?;
+    let tenants = selection.tenants.clone();
+    let source = FileSource::select(&args.paths, selection, Retry::default())?.horizon(begun.plus(settings.max_clock_skew));
     let paths: Arc<Vec<PathBuf>> = Arc::new((0..source.files() as u32).map(|n| source.path(n).to_owned()).collect());
     let progress = Progress::new(&source);
-    // Beside the two threads that read and detect.
-    let threads = args.threads.map_or_else(|| thread::available_parallelism().map_or(1, |n| n.get().saturating_sub(1)), usize::from).max(1);
-
-    let read = Arc::new(AtomicU64::new(0));
-    let mut decoded = start_reading(source, threads, limits, &read)?;
+    let (mut decoded, reading) = blocks::start(source, blocks::threads(args.threads), limits)?;
     let mut out = Writer {
         settings: settings.clone(),
         privileged: Privileged::new(&config.detection.privileged_servers).unwrap_or_else(|_| Privileged::none()),
@@ -81,6 +53,7 @@ pub(super) fn backtest(args: &cli::Backtest) -> anyhow::Result<ExitCode> {
         failed: None,
     };
     let mut feed = Feed::new(Detector::new(settings));
+    feed.tenants = tenants;
     let mut damaged = 0;
     while let Some((block, batch)) = decoded.recv() {
         out.lines = block.lines;
@@ -92,67 +65,19 @@ pub(super) fn backtest(args: &cli::Backtest) -> anyhow::Result<ExitCode> {
                 _ => damaged += 1,
             }
         }
+        if let Some(error) = block.errors.into_iter().find(FileError::is_final) {
+            progress.finish();
+            return Err(error.into());
+        }
         if let Some(error) = out.failed.take() {
             return Err(error.into());
         }
-        progress.show(read.load(Ordering::Relaxed), format!("{} records, {} findings open", feed.tally.records(), out.open));
+        progress.show(reading.bytes(), format!("{} records, {} findings open", feed.tally.records(), out.open));
     }
     progress.finish();
     out.flush()?;
     summary(&feed, &out);
     Ok(ExitCode::from(u8::from(damaged > 0)))
-}
-
-fn start_reading(
-    mut source: FileSource,
-    threads: usize,
-    limits: Limits,
-    read: &Arc<AtomicU64>,
-) -> anyhow::Result<stage::Outlet<(Block, Batch)>> {
-    let make = move || {
-        let mut decoder = Decoder::new();
-        move |block: Block| {
-            let (mut batch, mut start) = (Batch::with_room_for(block.bytes.len()), 0);
-            for (tag, line) in block.lines.iter().enumerate() {
-                let bytes = block.bytes.get(start..line.end).unwrap_or_default();
-                if line.bare {
-                    batch.push_bare(&mut decoder, tag as u64, bytes, &limits);
-                } else {
-                    batch.push_message(&mut decoder, tag as u64, bytes, &limits);
-                }
-                start = line.end;
-            }
-            // The batch keeps what it needs: the places go on, the bytes don't.
-            (Block { bytes: Vec::new(), ..block }, batch)
-        }
-    };
-    let (mut inlet, outlet) = stage::spawn("decode", threads, DEPTH, make)?;
-    let read = Arc::clone(read);
-    thread::Builder::new().name("read".to_owned()).spawn(move || {
-        let (mut block, mut line) = (Block::default(), Line::default());
-        loop {
-            let more = match source.read(&mut line) {
-                Some(Ok(())) => {
-                    block.bytes.extend_from_slice(&line.bytes);
-                    block.lines.push(Place { end: block.bytes.len(), file: line.file, number: line.number, bare: line.bare });
-                    true
-                }
-                Some(Err(error)) => {
-                    block.errors.push(error);
-                    true
-                }
-                None => false,
-            };
-            if !more || block.bytes.len() + LINE * block.lines.len() >= BLOCK {
-                read.store(source.bytes_read(), Ordering::Relaxed);
-                if !inlet.send(std::mem::take(&mut block)) || !more {
-                    return;
-                }
-                block.bytes.reserve(BLOCK + (64 << 10));
-            }
-        }
-    })?;
-    Ok(outlet)
 }
 
 fn create(path: &Path) -> anyhow::Result<Box<dyn Write>> {
@@ -248,6 +173,9 @@ fn summary(feed: &Feed, out: &Writer) {
         skipped,
         tally.repeats
     );
+    if tally.other_tenants > 0 {
+        eprintln!("{} records of tenants other than --tenant were passed over", tally.other_tenants);
+    }
     for (tenant, clock) in feed.detector.clocks() {
         let since = feed.detector.observed_since(tenant).unwrap_or(clock);
         let days = Span(clock.0 - since.0).0 as f64 / Span::days(1).0 as f64;

@@ -1,12 +1,14 @@
-//! `firstseen generate`: a synthetic fleet's messages into a file or a topic.
+//! `firstseen generate`: a synthetic fleet's messages into a file, a topic, or the files that Azure would write.
 
 use super::{Usage, config, publish_all};
 use crate::cli;
+use crate::fleet::export::{capture, storage};
 use crate::fleet::write::{Compression, write_to};
-use crate::fleet::{Attack, Fleet, FleetOptions};
+use crate::fleet::{Attack, Fleet, FleetOptions, Message};
 use crate::kafka::sink::Outgoing;
 use crate::service::kafka_settings;
-use crate::time::Span;
+use crate::time::{Span, Ticks};
+use anyhow::Context;
 use std::fs::File;
 use std::io::{self, BufWriter};
 use std::path::Path;
@@ -28,17 +30,28 @@ pub(super) fn generate(args: &cli::Generate) -> anyhow::Result<ExitCode> {
             target.device_name, target.remote_ip, target.remote_port, target.remote_url, target.at
         );
     }
-    let (messages, bytes) = match (&args.out, &args.topic) {
-        (Some(path), _) => into_file(path, fleet)?,
-        (None, Some(topic)) => into_topic(topic, args.config.as_deref(), fleet)?,
-        (None, None) => return Err(Usage("--out or --topic is needed".to_owned()).into()),
+    let (from, to) = (args.from.unwrap_or(Ticks::MIN), args.to.unwrap_or(Ticks::MAX));
+    let mut counts = (0, 0);
+    let wanted = fleet.filter(|message| (from..to).contains(&message.arrival));
+    let counted = wanted.inspect(|message| counts = (counts.0 + 1, counts.1 + message.bytes.len() as u64));
+    let (messages, bytes) = match args {
+        cli::Generate { out: Some(path), .. } => into_file(path, counted)?,
+        cli::Generate { topic: Some(topic), .. } => into_topic(topic, args.config.as_deref(), counted)?,
+        cli::Generate { export: Some(directory), .. } => {
+            storage(directory, counted).with_context(|| format!("--export {} can't be written", directory.display()))?;
+            counts
+        }
+        cli::Generate { capture: Some(directory), .. } => {
+            capture(directory, 4, counted).with_context(|| format!("--capture {} can't be written", directory.display()))?;
+            counts
+        }
+        _ => return Err(Usage("--out, --topic, --export or --capture is needed".to_owned()).into()),
     };
     eprintln!("{messages} messages, {bytes} bytes");
     Ok(ExitCode::SUCCESS)
 }
 
-fn into_file(path: &Path, fleet: Fleet) -> anyhow::Result<(u64, u64)> {
-    use anyhow::Context;
+fn into_file(path: &Path, fleet: impl Iterator<Item = Message>) -> anyhow::Result<(u64, u64)> {
     let written = if path.as_os_str() == "-" {
         write_to(&mut BufWriter::new(io::stdout().lock()), fleet, Compression::None)?
     } else {
@@ -48,7 +61,7 @@ fn into_file(path: &Path, fleet: Fleet) -> anyhow::Result<(u64, u64)> {
     Ok((written.messages, written.bytes))
 }
 
-fn into_topic(topic: &str, config_path: Option<&Path>, fleet: Fleet) -> anyhow::Result<(u64, u64)> {
+fn into_topic(topic: &str, config_path: Option<&Path>, fleet: impl Iterator<Item = Message>) -> anyhow::Result<(u64, u64)> {
     let config = config(config_path)?;
     let kafka = kafka_settings(&config);
     let (mut messages, mut bytes) = (0u64, 0u64);

@@ -67,6 +67,12 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key("input.idle_delay", Kind::Span, r#""10m""#, "How far behind the wall clock the arrival clock is held while the input is idle."),
     key("input.max_clock_skew", Kind::Span, r#""1h""#, "Records whose time runs further ahead than this are dead-lettered."),
+    key(
+        "input.handover_overlap",
+        Kind::Span,
+        r#""15m""#,
+        "After `backfill`: how long before the end of history the live input is read again.",
+    ),
     key("output.findings_topic", Kind::Text, r#""firstseen.findings""#, "Topic for changes of findings."),
     key("output.dead_letter_topic", Kind::Text, r#""firstseen.dead-letter""#, "Topic for records that can't be read."),
     key(

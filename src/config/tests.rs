@@ -60,6 +60,7 @@ fn every_key_reaches_its_place() {
         idle_advance = false
         idle_delay = "3m"
         max_clock_skew = "2h"
+        handover_overlap = "20m"
         [output]
         findings_topic = "f"
         dead_letter_topic = "d"
@@ -104,6 +105,7 @@ fn every_key_reaches_its_place() {
         idle_advance: false,
         idle_delay: Span::minutes(3),
         max_clock_skew: Span::hours(2),
+        handover_overlap: Span::minutes(20),
     };
     assert_eq!(config.input, input);
     let output = Output {

@@ -5,21 +5,66 @@
 
 use crate::time::Ticks;
 
-/// Whether the line is a record without the `records` wrapper.
+/// What a line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A message with `records`.
+    Message,
+    /// A record without that wrapper.
+    Bare,
+    /// A row of a table, without envelope.
+    Row,
+}
+
+/// What the line is.
 ///
-/// The first top-level key that tells decides: `records` is a message; a key of Defender's envelope is a record. With neither,
-/// it is taken for a message, so that the complaint will be that `records` is missing.
+/// The first top-level key that tells decides: `records` is a message; a key of Defender's envelope is a record; a column is a row. With
+/// none, it is taken for a message, so that the complaint will be that `records` is missing.
 #[must_use]
-pub fn is_bare(line: &[u8]) -> bool {
+pub fn form(line: &[u8]) -> Form {
     let mut scan = Scan::new(line);
     while let Some(key) = scan.key(1) {
         match key {
-            b"records" => return false,
-            b"time" | b"tenantId" | b"category" | b"operationName" | b"properties" | b"Tenant" | b"_TimeReceivedBySvc" => return true,
+            b"records" => return Form::Message,
+            b"time" | b"tenantId" | b"category" | b"operationName" | b"properties" | b"Tenant" | b"_TimeReceivedBySvc" => {
+                return Form::Bare;
+            }
+            b"Timestamp" | b"DeviceId" | b"DeviceName" | b"ReportId" => return Form::Row,
             _ => {}
         }
     }
-    false
+    Form::Message
+}
+
+/// Whether the line is a record without the `records` wrapper.
+#[must_use]
+pub fn is_bare(line: &[u8]) -> bool {
+    form(line) == Form::Bare
+}
+
+/// A row's `Timestamp`, as it is written, and its table, by its columns.
+#[must_use]
+pub fn row(line: &[u8]) -> (Option<&str>, Option<&'static str>) {
+    let (mut timestamp, mut table) = (None, None);
+    let mut scan = Scan::new(line);
+    while let Some(key) = scan.key(1) {
+        match key {
+            b"Timestamp" => timestamp = scan.string_value().and_then(|text| std::str::from_utf8(text).ok()),
+            b"RemoteIP" | b"RemotePort" | b"RemoteUrl" | b"RemoteIPType" => table = table.or(Some("AdvancedHunting-DeviceNetworkEvents")),
+            b"OSPlatform" | b"DeviceType" | b"OSVersion" | b"PublicIP" => table = table.or(Some("AdvancedHunting-DeviceInfo")),
+            _ => {}
+        }
+        if timestamp.is_some() && table.is_some() {
+            break;
+        }
+    }
+    (timestamp, table)
+}
+
+/// The first key of the text's object.
+#[must_use]
+pub fn first_key(text: &[u8]) -> Option<&[u8]> {
+    Scan::new(text).key(1)
 }
 
 /// Envelope `time` of the line's first record that has one that can be read.

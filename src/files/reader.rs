@@ -1,11 +1,9 @@
-//! One open file as lines: decompression, line numbers, the length limit, and going back to where it was closed.
+//! A file's content as lines: decompression, line numbers, the length limit.
 //!
 //! Invariant: memory is a buffer, the decoder's window (32 KiB for gzip, [`WINDOW_LOG_MAX`] for Zstandard) and one line of at most the
-//! limit, whatever the file expands to. Which file's turn it is belongs to `source`.
+//! limit, whatever the file expands to. Where the bytes come from is `open`'s, which file's turn it is `source`'s.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -58,15 +56,23 @@ pub(super) enum Step {
     Line,
     /// It was longer than the limit, and skipped.
     TooLong,
+    /// What follows is half a line, and is left where it is.
+    Unfinished,
     /// The file is at its end.
     End,
 }
 
+/// Whether a line that has no end can be one all the same.
+fn is_whole(line: &[u8]) -> bool {
+    line.iter().all(u8::is_ascii_whitespace) || serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok()
+}
+
 pub(super) struct LineReader {
-    input: Box<dyn BufRead + Send>,
-    taken: Arc<AtomicU64>,
+    content: Content,
     pub(super) place: Place,
     limit: usize,
+    /// A last line without its end is left, unless it is a whole JSON text: the file is still being written.
+    whole: bool,
 }
 
 impl std::fmt::Debug for LineReader {
@@ -75,30 +81,17 @@ impl std::fmt::Debug for LineReader {
     }
 }
 
-impl LineReader {
-    /// Opens the file and goes to `place`; for a compressed file that means decoding what comes before it once more.
-    pub(super) fn open(path: &Path, place: Place, limit: usize, buffer: usize) -> io::Result<Self> {
-        let mut file = File::open(path)?;
-        if place == Place::default() {
-            return LineReader::new(file, limit, buffer);
-        }
-        let mut magic = [0; 4];
-        let known = read_some(&mut file, &mut magic)?;
-        let compressed = compression(magic.get(..known).unwrap_or_default()).is_some();
-        file.seek(SeekFrom::Start(if compressed { 0 } else { place.bytes }))?;
-        let mut reader = LineReader::new(file, limit, buffer)?;
-        if compressed {
-            io::copy(&mut (&mut reader.input).take(place.bytes), &mut io::sink())?;
-        } else {
-            reader.taken.fetch_add(place.bytes, Ordering::Relaxed);
-        }
-        reader.place = place;
-        Ok(reader)
-    }
+/// What comes out of a file, decompressed, and what has been taken of its stored bytes.
+pub(super) struct Content {
+    pub(super) input: Box<dyn BufRead + Send>,
+    taken: Arc<AtomicU64>,
+}
 
-    /// Reads from anything, from its start.
-    pub(super) fn new(mut inner: impl Read + Send + 'static, limit: usize, buffer: usize) -> io::Result<Self> {
-        let mut magic = [0; 4];
+impl Content {
+    /// From anything, from its start.
+    pub(super) fn new(mut inner: impl Read + Send + 'static, buffer: usize) -> io::Result<Content> {
+        // Enough to know a format by; what is looked at comes out of the buffer at once.
+        let mut magic = [0; 512];
         let known = read_some(&mut inner, &mut magic)?;
         let head = magic.get(..known).unwrap_or_default().to_vec();
         let kind = compression(&head);
@@ -116,12 +109,43 @@ impl LineReader {
             }
             None => Box::new(BufReader::with_capacity(buffer, raw)),
         };
-        Ok(LineReader { input, taken, place: Place::default(), limit })
+        Ok(Content { input, taken })
+    }
+
+    /// From something uncompressed of which `before` bytes were passed over.
+    pub(super) fn behind(inner: impl Read + Send + 'static, before: u64, buffer: usize) -> Content {
+        let taken = Arc::new(AtomicU64::new(before));
+        let raw = Counted { inner, total: Arc::clone(&taken) };
+        Content { input: Box::new(BufReader::with_capacity(buffer, raw)), taken }
+    }
+
+    /// Passes over this much of what comes out.
+    pub(super) fn skip(&mut self, bytes: u64) -> io::Result<()> {
+        io::copy(&mut (&mut self.input).take(bytes), &mut io::sink()).map(drop)
     }
 
     /// Stored bytes taken so far.
     pub(super) fn taken(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
+    }
+}
+
+/// Whether a file is compressed, by its first bytes.
+pub(super) fn is_compressed(mut file: impl Read) -> io::Result<bool> {
+    let mut magic = [0; 4];
+    let known = read_some(&mut file, &mut magic)?;
+    Ok(compression(magic.get(..known).unwrap_or_default()).is_some())
+}
+
+impl LineReader {
+    /// Reads lines from what stands at `place`.
+    pub(super) fn new(content: Content, place: Place, limit: usize, whole: bool) -> Self {
+        LineReader { content, place, limit, whole }
+    }
+
+    /// Stored bytes taken so far.
+    pub(super) fn taken(&self) -> u64 {
+        self.content.taken()
     }
 
     /// Reads the next line that is not blank. The first line's byte order mark is dropped. `line` is emptied first.
@@ -129,7 +153,7 @@ impl LineReader {
         loop {
             line.clear();
             // Room for the line end, so that a line of exactly the limit passes.
-            let n = (&mut self.input).take(self.limit as u64 + 2).read_until(b'\n', line)?;
+            let n = (&mut self.content.input).take(self.limit as u64 + 2).read_until(b'\n', line)?;
             if n == 0 {
                 return Ok(Step::End);
             }
@@ -139,8 +163,13 @@ impl LineReader {
                 line.pop();
             } else if n as u64 == self.limit as u64 + 2 {
                 line.clear();
-                self.place.bytes += self.input.skip_until(b'\n')? as u64;
+                self.place.bytes += self.content.input.skip_until(b'\n')? as u64;
                 return Ok(Step::TooLong);
+            } else if self.whole && !is_whole(line) {
+                line.clear();
+                self.place.lines -= 1;
+                self.place.bytes -= n as u64;
+                return Ok(Step::Unfinished);
             }
             if line.last() == Some(&b'\r') {
                 line.pop();
@@ -167,7 +196,7 @@ enum Compression {
 
 /// By the first bytes; no JSON text begins like these.
 fn compression(head: &[u8]) -> Option<Compression> {
-    match head {
+    match head.get(..4).unwrap_or(head) {
         [0x1f, 0x8b, ..] => Some(Compression::Gzip),
         [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => Some(Compression::Zstd),
         _ => None,

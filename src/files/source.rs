@@ -1,33 +1,41 @@
 //! Lines of many files in the order of their arrival.
 //!
-//! Invariant: of each file only its next line is held, and no more than 128 files are open: those that are not due
-//! are opened to look at their first line, closed, and opened again when their turn comes. With one file left there is
-//! nothing to compare and nothing is looked at.
+//! Invariants: of each file only its next line is held, and no more than 128 files are open: those that are not due
+//! are opened to look at their first line, closed, and opened again when their turn comes. A file whose path says when it begins is
+//! opened no earlier than that. The order follows from names and bytes alone: begun again from stored positions, what comes is what
+//! would have come. With one file left there is nothing to compare and nothing is looked at.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
 
-use super::list::{self, Input};
-use super::reader::{LineReader, Place, Step};
-use super::{FileError, LINE_LIMIT, peek};
+use super::list::Input;
+use super::object::Download;
+use super::open::{Options, Reader};
+use super::reader::{Place, Step};
+use super::window::Selection;
+use super::{FileError, peek, rows};
+use crate::state::history::FilePosition;
 use crate::time::Ticks;
+
+mod setup;
 
 /// Files that overlap in time are open together, up to this many; of more, those due last are closed for the time being. Going
 /// on in a closed one is a seek, but a compressed one must be decoded again up to its place: right, and slow.
 const MOST_OPEN: usize = 128;
 const ONE_FILE_BUFFER: usize = 1 << 20;
 const MERGE_BUFFER: usize = 128 << 10;
+/// Blobs that are due next and whose download is begun.
+const FETCHED_AHEAD: usize = 8;
 
 /// A line of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Line {
     /// Index of the file; [`FileSource::path`] knows its name.
     pub file: u32,
-    /// Number of the line in its file, from 1; blank lines count.
+    /// Number of the line in its file, from 1; blank lines count. Of Avro and rows: of the message or row.
     pub number: u64,
-    /// The line without its end (`\n` or `\r\n`). Never blank.
+    /// The line without its end (`\n` or `\r\n`). Never blank; a message of Capture may be empty.
     pub bytes: Vec<u8>,
     /// A record without the `records` wrapper.
     pub bare: bool,
@@ -36,7 +44,7 @@ pub struct Line {
 /// An open file and what waits in it.
 #[derive(Debug)]
 struct Open {
-    reader: LineReader,
+    reader: Reader,
     /// Where `waiting` begins: reading goes on there if the file is closed meanwhile.
     before: Place,
     waiting: io::Result<Step>,
@@ -54,14 +62,15 @@ enum State {
     Done,
 }
 
-/// Files, directories and standard input as one sequence of lines.
+/// Files, directories, containers and standard input as one sequence of lines.
 pub struct FileSource {
     inputs: Vec<Input>,
     states: Vec<State>,
     stdin: Option<Box<dyn Read + Send>>,
-    line_limit: usize,
+    options: Options,
     most_open: usize,
     horizon: Ticks,
+    selection: Selection,
     started: bool,
     /// One entry for each file in which something waits: the least arrival goes first, then the lower index.
     due: BinaryHeap<Reverse<(Ticks, u32)>>,
@@ -71,6 +80,13 @@ pub struct FileSource {
     errors: Vec<FileError>,
     /// Stored bytes of the files that are done.
     finished: u64,
+    /// Where files stand after what was handed out, and those that moved since they were asked for.
+    positions: Vec<FilePosition>,
+    moved: Vec<u32>,
+    /// Blobs in the order of their beginnings, and downloads begun.
+    upcoming: Vec<u32>,
+    ahead: HashMap<u32, Download>,
+    unfinished: u64,
 }
 
 impl std::fmt::Debug for FileSource {
@@ -80,142 +96,106 @@ impl std::fmt::Debug for FileSource {
 }
 
 impl FileSource {
-    /// Finds the files (see [`list::inputs`]); `-` is standard input. Nothing is read yet.
-    ///
-    /// # Errors
-    /// See [`list::inputs`].
-    pub fn open(paths: &[PathBuf]) -> Result<Self, FileError> {
-        Self::with_stdin(paths, Box::new(io::stdin()))
-    }
-
-    /// The same with something else as standard input.
-    ///
-    /// # Errors
-    /// See [`list::inputs`].
-    pub fn with_stdin(paths: &[PathBuf], stdin: Box<dyn Read + Send>) -> Result<Self, FileError> {
-        let inputs = list::inputs(paths)?;
-        Ok(FileSource {
-            states: inputs.iter().map(|_| State::Closed(Place::default())).collect(),
-            inputs,
-            stdin: Some(stdin),
-            line_limit: LINE_LIMIT,
-            most_open: MOST_OPEN,
-            horizon: Ticks::MAX,
-            started: false,
-            due: BinaryHeap::new(),
-            last: None,
-            errors: Vec::new(),
-            finished: 0,
-        })
-    }
-
-    /// Times after this instant order nothing: a single wrong one would hold its whole file back behind all others. Give the
-    /// instant from which envelope times are refused.
-    #[must_use]
-    pub fn horizon(mut self, horizon: Ticks) -> Self {
-        self.horizon = horizon;
-        self
-    }
-
-    /// Another limit of line length than [`LINE_LIMIT`], in bytes.
-    #[must_use]
-    pub fn line_limit(mut self, bytes: usize) -> Self {
-        self.line_limit = bytes;
-        self
-    }
-
-    /// Another limit of files that are open together than 128; at least two.
-    #[must_use]
-    pub fn most_open(mut self, files: usize) -> Self {
-        self.most_open = files.max(2);
-        self
-    }
-
-    /// The file with this index, as it was named; `-` is standard input.
-    #[must_use]
-    pub fn path(&self, file: u32) -> &Path {
-        self.inputs.get(file as usize).map_or(Path::new("-"), |input| &input.path)
-    }
-
-    /// How many files there are, standard input included.
-    #[must_use]
-    pub fn files(&self) -> usize {
-        self.inputs.len()
-    }
-
-    /// Bytes of all files as they are stored; `None` with standard input or pipes among them.
-    #[must_use]
-    pub fn total_bytes(&self) -> Option<u64> {
-        self.inputs.iter().map(|input| input.size).sum()
-    }
-
-    /// Stored (compressed) bytes taken so far, for a progress bar; read-ahead counts.
-    #[must_use]
-    pub fn bytes_read(&self) -> u64 {
-        let open = |state: &State| if let State::Open(open) = state { open.reader.taken() } else { 0 };
-        self.finished + self.states.iter().map(open).sum::<u64>()
-    }
-
     /// The next line into a buffer that is used again; `None` at the end. After an error reading goes on: [`FileError`] says
     /// what is lost.
     pub fn read(&mut self, line: &mut Line) -> Option<Result<(), FileError>> {
         if !self.started {
             self.start();
         }
-        if let Some(error) = self.errors.pop() {
-            return Some(Err(error));
-        }
-        if let Some(file) = self.last {
-            return self.read_last(file, line);
-        }
-        let Reverse((arrival, file)) = self.due.pop()?;
-        if let Some(State::Closed(place)) = self.states.get(file as usize) {
-            let place = *place;
-            self.make_room();
-            if let Err(error) = self.open_file(file, place, arrival) {
+        loop {
+            if let Some(error) = self.errors.pop() {
                 return Some(Err(error));
             }
+            if let Some(file) = self.last {
+                return self.read_last(file, line);
+            }
+            let Reverse((_, file)) = self.due.pop()?;
+            if let Some(State::Closed(place)) = self.states.get(file as usize) {
+                let place = *place;
+                self.make_room();
+                if let Err(error) = self.open_file(file, place) {
+                    return Some(Err(error));
+                }
+                // What waits in it says when it is due.
+                self.enqueue(file);
+                continue;
+            }
+            let passed_over = self.is_passed_over(file);
+            let result = self.take(file, line);
+            if self.due.is_empty() && !self.selection.has_range() && matches!(self.states.get(file as usize), Some(State::Open(_))) {
+                self.last = Some(file);
+            } else {
+                self.advance(file);
+            }
+            if !passed_over {
+                return Some(result);
+            }
         }
-        let result = self.take(file, line);
-        if self.due.is_empty() && matches!(self.states.get(file as usize), Some(State::Open(_))) {
-            self.last = Some(file);
-        } else {
-            self.advance(file);
-        }
-        Some(result)
     }
 
-    /// Looks at each file's first line. A single file is only opened.
+    /// Looks at each file's first line, unless its path says when it begins. A single file is only opened.
     fn start(&mut self) {
         self.started = true;
         let stay = self.inputs.len() <= self.most_open;
         for file in 0..u32::try_from(self.inputs.len()).expect("INV: fewer than 2³² paths fit in memory") {
-            match self.open_file(file, Place::default(), Ticks::MIN) {
+            let Some((input, State::Closed(place))) = self.inputs.get(file as usize).zip(self.states.get(file as usize)) else { continue };
+            let (place, begins, is_stdin) = (*place, input.begins, input.is_stdin());
+            if place == Place::default() && begins != Ticks::MIN {
+                self.due.push(Reverse((begins, file)));
+                if input.object.is_some() {
+                    self.upcoming.push(file);
+                }
+                continue;
+            }
+            match self.open_file(file, place) {
                 Err(error) => self.errors.push(error),
                 Ok(()) => {
                     self.enqueue(file);
-                    let is_stdin = self.inputs.get(file as usize).is_some_and(Input::is_stdin);
-                    if !stay && !is_stdin {
+                    let all_held =
+                        matches!(self.states.get(file as usize), Some(State::Open(open)) if matches!(open.reader, Reader::Rows(_)));
+                    if !is_stdin && (!stay || all_held) {
                         self.park(file);
                     }
                 }
             }
         }
         self.errors.reverse();
+        let begins = |file: &u32| self.inputs.get(*file as usize).map(|input| input.begins);
+        self.upcoming.sort_by_key(|file| Reverse((begins(file), *file)));
+        self.fetch_ahead();
+    }
+
+    /// Begins the downloads of the blobs that are due next.
+    fn fetch_ahead(&mut self) {
+        while self.ahead.len() < FETCHED_AHEAD
+            && let Some(file) = self.upcoming.pop()
+        {
+            if let Some(object) = self.inputs.get(file as usize).and_then(|input| input.object.as_ref()) {
+                self.ahead.insert(file, object.read(0));
+            }
+        }
     }
 
     /// Opens the file and reads what waits at `place`.
-    fn open_file(&mut self, file: u32, place: Place, arrival: Ticks) -> Result<(), FileError> {
+    fn open_file(&mut self, file: u32, place: Place) -> Result<(), FileError> {
         let buffer = if self.inputs.len() == 1 { ONE_FILE_BUFFER } else { MERGE_BUFFER };
+        let begun = self.ahead.remove(&file);
+        if self.inputs.get(file as usize).is_some_and(|input| input.object.is_some()) {
+            self.fetch_ahead();
+        }
         let Some((input, state)) = self.inputs.get(file as usize).zip(self.states.get_mut(file as usize)) else { return Ok(()) };
         *state = State::Done;
         let reader = match self.stdin.take_if(|_| input.is_stdin()) {
-            Some(stdin) => LineReader::new(stdin, self.line_limit, buffer),
-            None => LineReader::open(&input.path, place, self.line_limit, buffer),
+            Some(stdin) => Reader::of_stream(input, stdin, &self.options, buffer),
+            None => Reader::open(input, place, &self.options, buffer, begun),
         };
-        let reader = reader.map_err(|source| FileError::Open { path: input.path.clone(), source })?;
+        let reader = reader.map_err(|source| FileError::opening(&input.path, source))?;
+        if matches!(reader, Reader::Rows(_)) && self.options.tenant.is_empty() && self.options.growing {
+            return Err(FileError::NoTenant { path: input.path.clone() });
+        }
+        let arrival = self.positions.get(file as usize).map_or(Ticks::MIN, |at| at.arrival);
         let mut open = Open { reader, before: place, waiting: Ok(Step::End), line: Vec::new(), bare: false, arrival };
-        open.step(self.horizon);
+        open.step(self.horizon, &self.options.tenant);
         *state = State::Open(Box::new(open));
         Ok(())
     }
@@ -224,19 +204,43 @@ impl FileSource {
     fn enqueue(&mut self, file: u32) {
         let Some(state) = self.states.get_mut(file as usize) else { return };
         let State::Open(open) = state else { return };
-        if matches!(open.waiting, Ok(Step::End)) {
-            self.finished += open.reader.taken();
-            *state = State::Done;
-        } else {
-            self.due.push(Reverse((open.arrival, file)));
+        match open.waiting {
+            Ok(Step::End | Step::Unfinished) => {
+                self.unfinished += u64::from(matches!(open.waiting, Ok(Step::Unfinished)));
+                let (place, size) = (open.reader.place(), self.inputs.get(file as usize).and_then(|input| input.size));
+                self.finished += open.reader.taken();
+                *state = State::Done;
+                self.moved_to(file, place, None, size.unwrap_or(0));
+            }
+            // The rest is for another run.
+            Ok(Step::Line) if open.arrival >= self.selection.to && self.selection.to != Ticks::MAX => {
+                self.finished += open.reader.taken();
+                *state = State::Done;
+            }
+            _ => self.due.push(Reverse((open.arrival, file))),
+        }
+    }
+
+    fn moved_to(&mut self, file: u32, place: Place, arrival: Option<Ticks>, ended: u64) {
+        if let Some(at) = self.positions.get_mut(file as usize) {
+            *at = FilePosition { bytes: place.bytes, records: place.lines, arrival: arrival.unwrap_or(at.arrival), ended };
+            if self.moved.last() != Some(&file) {
+                self.moved.push(file);
+            }
         }
     }
 
     fn advance(&mut self, file: u32) {
         if let Some(State::Open(open)) = self.states.get_mut(file as usize) {
-            open.step(self.horizon);
+            open.step(self.horizon, &self.options.tenant);
         }
         self.enqueue(file);
+    }
+
+    /// Whether what waits in the file arrived before what is selected.
+    fn is_passed_over(&self, file: u32) -> bool {
+        let Some(State::Open(open)) = self.states.get(file as usize) else { return false };
+        matches!(open.waiting, Ok(Step::Line)) && open.arrival < self.selection.from
     }
 
     /// Closes a file for the time being; its place in line stays.
@@ -265,22 +269,26 @@ impl FileSource {
     fn take(&mut self, file: u32, line: &mut Line) -> Result<(), FileError> {
         let Some((state, input)) = self.states.get_mut(file as usize).zip(self.inputs.get(file as usize)) else { return Ok(()) };
         let State::Open(open) = state else { return Ok(()) };
-        let number = open.reader.place.lines;
-        match std::mem::replace(&mut open.waiting, Ok(Step::End)) {
+        let (place, arrival) = (open.reader.place(), open.arrival);
+        let result = match std::mem::replace(&mut open.waiting, Ok(Step::End)) {
             Ok(Step::Line) => {
                 std::mem::swap(&mut line.bytes, &mut open.line);
-                (line.file, line.number, line.bare) = (file, number, open.bare);
+                (line.file, line.number, line.bare) = (file, place.lines, open.bare);
                 Ok(())
             }
-            Ok(Step::TooLong) => Err(FileError::LineTooLong { path: input.path.clone(), line: number, limit: self.line_limit }),
-            Ok(Step::End) => Ok(()),
+            Ok(Step::TooLong) => {
+                Err(FileError::LineTooLong { path: input.path.clone(), line: place.lines, limit: self.options.line_limit })
+            }
+            Ok(Step::End | Step::Unfinished) => return Ok(()),
             Err(source) => {
                 let path = input.path.clone();
                 self.finished += open.reader.taken();
                 *state = State::Done;
-                Err(FileError::Damaged { path, line: number + 1, source })
+                return Err(FileError::reading(path, place.lines + 1, source));
             }
-        }
+        };
+        self.moved_to(file, place, Some(arrival), 0);
+        result
     }
 
     /// The only file left: nothing to compare with.
@@ -288,12 +296,14 @@ impl FileSource {
         let Some(State::Open(open)) = self.states.get_mut(file as usize) else { return None };
         match open.reader.read(&mut line.bytes) {
             Ok(Step::Line) => {
-                (line.file, line.number, line.bare) = (file, open.reader.place.lines, peek::is_bare(&line.bytes));
+                let (place, bare) = (open.reader.place(), form(&mut line.bytes, &mut open.line, &self.options.tenant));
+                (line.file, line.number, line.bare) = (file, place.lines, bare);
+                self.moved_to(file, place, None, 0);
                 Some(Ok(()))
             }
             other => {
                 open.waiting = other;
-                if matches!(open.waiting, Ok(Step::End)) {
+                if matches!(open.waiting, Ok(Step::End | Step::Unfinished)) {
                     self.enqueue(file);
                     return None;
                 }
@@ -303,13 +313,27 @@ impl FileSource {
     }
 }
 
+/// Whether the line is a bare record; a row without envelope is made one.
+fn form(line: &mut Vec<u8>, scratch: &mut Vec<u8>, tenant: &str) -> bool {
+    match peek::form(line) {
+        peek::Form::Message => false,
+        peek::Form::Bare => true,
+        peek::Form::Row => {
+            scratch.clear();
+            rows::wrap(line, tenant, scratch);
+            std::mem::swap(line, scratch);
+            true
+        }
+    }
+}
+
 impl Open {
     /// Reads what comes next and when it arrived. Without a readable time the file's last one stands.
-    fn step(&mut self, horizon: Ticks) {
-        self.before = self.reader.place;
+    fn step(&mut self, horizon: Ticks, tenant: &str) {
+        self.before = self.reader.place();
         self.waiting = self.reader.read(&mut self.line);
         if matches!(self.waiting, Ok(Step::Line)) {
-            self.bare = peek::is_bare(&self.line);
+            self.bare = form(&mut self.line, &mut Vec::new(), tenant);
             self.arrival = peek::arrival(&self.line, self.bare).filter(|at| *at <= horizon).unwrap_or(self.arrival);
         }
     }

@@ -13,6 +13,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::client::{ClientError, KafkaSettings, Logged, Role, client_error};
 use super::position::NextOffset;
+use crate::time::Ticks;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 /// Errors that go away by themselves when the broker is back.
 pub(super) fn is_transient(code: RDKafkaErrorCode) -> bool {
@@ -109,6 +111,24 @@ impl Cluster {
     pub fn ends(&self, topic: &str, partition: i32) -> Result<(NextOffset, NextOffset), ClientError> {
         let (low, high) = self.ask(topic, |timeout| self.consumer.fetch_watermarks(topic, partition, timeout))?;
         Ok((NextOffset(low), NextOffset(high)))
+    }
+
+    /// The first message whose timestamp is `at` or later; `end`, which is where the partition ends, when there is none.
+    ///
+    /// # Errors
+    /// No broker answered in time, or access is refused.
+    pub fn offset_since(&self, topic: &str, partition: i32, at: Ticks, end: NextOffset) -> Result<NextOffset, ClientError> {
+        self.ask(topic, |timeout| {
+            let mut asked = TopicPartitionList::new();
+            asked.add_partition_offset(topic, partition, Offset::Offset(at.0.div_euclid(10_000).max(0)))?;
+            let found = self.consumer.offsets_for_times(asked, timeout)?;
+            let Some(element) = found.find_partition(topic, partition) else { return Ok(end) };
+            element.error()?;
+            Ok(match element.offset() {
+                Offset::Offset(offset) => NextOffset(offset),
+                _ => end,
+            })
+        })
     }
 
     /// Serves what librdkafka has to say: logs, errors, tokens that are due.

@@ -34,6 +34,14 @@ pub struct Plan {
     table: PartitionTable,
 }
 
+/// Where a partition goes on of which everything before an instant is known: `from` is the first message from a little before that instant,
+/// `end` the first at or after it. When the log starts no earlier than `end` and once did, messages between may be gone: then the
+/// position is one that makes a gap.
+#[must_use]
+pub fn since((low, _): (NextOffset, NextOffset), from: NextOffset, end: NextOffset) -> NextOffset {
+    if low.0 > 0 && end <= low { NextOffset(low.0 - 1) } else { from }
+}
+
 /// Plans where every partition goes on, given the logs of all of them. Changes nothing, should fetching fail to begin: a gap must not
 /// be forgotten, nor an id be given that whoever hears of the next plan would give to another partition.
 ///
@@ -121,6 +129,15 @@ mod tests {
         assert_eq!(plan.assigned.iter().map(|a| a.id.0).collect::<Vec<_>>(), [0, 1, 2]);
         plan.begun::<_, ()>(&topics, &mut table, &mut merge);
         assert_eq!(table.id("b", 0), Some(PartitionId(2)));
+    }
+
+    #[test]
+    fn after_history_reading_starts_by_time_and_lost_time_is_a_gap() {
+        let log = |low| (NextOffset(low), NextOffset(9));
+        assert_eq!(since(log(0), NextOffset(0), NextOffset(0)), NextOffset(0), "a topic that is younger than history");
+        assert_eq!(since(log(2), NextOffset(4), NextOffset(6)), NextOffset(4));
+        assert_eq!(since(log(2), NextOffset(2), NextOffset(3)), NextOffset(2), "the overlap is cut, and the end is there");
+        assert_eq!(since(log(2), NextOffset(2), NextOffset(2)), NextOffset(1), "what came before the log's start is gone");
     }
 
     #[test]

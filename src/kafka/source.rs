@@ -33,6 +33,13 @@ pub enum Start {
     Earliest,
     /// At its end. A partition that appears beside stored ones starts at its first message all the same.
     Latest,
+    /// At the first message whose timestamp is not before `from`. Where none before `end` is left, though there were some, that is a gap.
+    Since {
+        /// Where reading starts.
+        from: Ticks,
+        /// Up to where everything is known already.
+        end: Ticks,
+    },
 }
 
 /// What the source needs to know.

@@ -56,6 +56,8 @@ pub struct Restored {
     pub is_new: bool,
     /// The process before this one may have handed something to the brokers that is in no snapshot.
     pub after_a_crash: bool,
+    /// The state comes from history that was read up to the first of these instants, by its slowest table, and ends at the second.
+    pub handed_over: Option<(Ticks, Ticks)>,
 }
 
 /// Makes a task of what recovery found and what the output topics hold.
@@ -66,24 +68,32 @@ pub fn restore(recovered: Recovered, format: Format, outputs: &mut dyn Outputs) 
     if let Some(lack) = recovered.detector.settings().lacks(&format.settings).into_iter().next() {
         return Err(ServiceError::OtherSettings(lack));
     }
-    let Recovered { detector, snapshot, input, stamps, output, entries, next_segment, .. } = recovered;
+    let Recovered { detector, snapshot, input, stamps, output, entries, next_segment, history, .. } = recovered;
+    let handed_over = history.and_then(|history| history.handed_over_at().zip(history.end()));
     let is_new = input.is_none();
     // Each start begins a segment of its own: with only the snapshot's, and that empty, nothing happened since the snapshot.
     let after_a_crash = !entries.is_empty() || snapshot.is_some_and(|n| next_segment > n + 1);
     let topics = [format.findings_topic.clone(), format.dead_letter_topic.clone()];
-    let (published, ends) = if is_new || planted::is(Bug::OutputReadFromItsEnd) {
-        // Nothing of this state was ever published: only the ends matter.
-        let mut ends = Positions::new();
-        for topic in &topics {
-            ends.extend(outputs.ends(topic)?.into_iter().map(|(partition, next)| ((topic.clone(), partition), next.0)));
+    let (published, ends) = if handed_over.is_some() {
+        // Whatever stands there, from whichever state, is compared with this one.
+        let (published, mut ends) = read_since(outputs, topics.iter().take(1), &Positions::new())?;
+        ends.extend(all_ends(outputs, topics.iter().skip(1))?);
+        let said = published.last.values().map(|last| last.at).max();
+        let clock = detector.clocks().map(|(_, clock)| clock).max();
+        if let Some((said, clock)) = said.zip(clock).filter(|(said, clock)| said > clock) {
+            return Err(ServiceError::SaidLater { topic: format.findings_topic, said, clock });
         }
-        (Published::default(), ends)
+        (published, ends)
+    } else if is_new || planted::is(Bug::OutputReadFromItsEnd) {
+        // Nothing of this state was ever published: only the ends matter.
+        (Published::default(), all_ends(outputs, &topics)?)
     } else {
         read_since(outputs, &topics, &output)?
     };
     let positions = input.unwrap_or_default();
     let runs = runs(&entries);
     let task = Task::new(detector, format, positions.clone(), entries, published).with_stamps(&stamps);
+    let task = if handed_over.is_some() { task.handing_over() } else { task };
     let mut replay: Vec<Run> = runs
         .into_iter()
         .filter_map(|(topic, partition, upto)| Some(Run { partition: task.partitions().id(&topic, partition)?, upto: NextOffset(upto) }))
@@ -93,7 +103,16 @@ pub fn restore(recovered: Recovered, format: Format, outputs: &mut dyn Outputs) 
     }
     let positions = positions.into_iter().map(|(of, next)| (of, NextOffset(next))).collect();
     let stamps = stamps.into_iter().map(|(of, at)| (of, Ticks(at))).collect();
-    Ok(Restored { task, positions, stamps, replay, ends, next_segment, is_new, after_a_crash })
+    Ok(Restored { task, positions, stamps, replay, ends, next_segment, is_new, after_a_crash, handed_over })
+}
+
+/// Where the topics end.
+fn all_ends<'a>(outputs: &mut dyn Outputs, topics: impl IntoIterator<Item = &'a String>) -> Result<Positions, ServiceError> {
+    let mut ends = Positions::new();
+    for topic in topics {
+        ends.extend(outputs.ends(topic)?.into_iter().map(|(partition, next)| ((topic.clone(), partition), next.0)));
+    }
+    Ok(ends)
 }
 
 /// What the topics hold from these positions on, and where they end now.
@@ -131,7 +150,7 @@ fn note(published: &mut Published, record: &Record<'_>) {
     let text = |name: &str| record.header(name).and_then(|v| std::str::from_utf8(v).ok());
     if let (Some(id), Some(revision)) = (finding_id(record.key), text("revision").and_then(|r| r.parse().ok())) {
         let open = matches!(text("change"), Some("opened" | "updated"));
-        published.note(id, revision, open, record.payload);
+        published.note(id, revision, open, at(record.payload), record.payload);
     }
     let source = || -> Option<DeadLetterKey> {
         let index = match text("source-record") {
@@ -141,6 +160,16 @@ fn note(published: &mut Published, record: &Record<'_>) {
         Some((text("source-topic")?.to_owned(), text("source-partition")?.parse().ok()?, text("source-offset")?.parse().ok()?, index))
     };
     published.dead_letters.extend(source());
+}
+
+/// The instant of a change, by its value.
+fn at(payload: &[u8]) -> Ticks {
+    #[derive(serde::Deserialize)]
+    struct Value<'a> {
+        #[serde(borrow)]
+        at: std::borrow::Cow<'a, str>,
+    }
+    serde_json::from_slice::<Value<'_>>(payload).ok().and_then(|value| Ticks::parse(&value.at)).unwrap_or(Ticks::MIN)
 }
 
 fn finding_id(key: &[u8]) -> Option<FindingId> {

@@ -62,7 +62,8 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
         ensure_grouped_topic(config, &kafka, topic)?;
     }
     let mut outputs = Brokers(kafka.clone());
-    let Restored { task, positions, stamps, replay, ends, next_segment, is_new, after_a_crash } = restore(recovered, format, &mut outputs)?;
+    let Restored { task, positions, stamps, replay, ends, next_segment, is_new, after_a_crash, handed_over } =
+        restore(recovered, format, &mut outputs)?;
     let task = task.with_grouped_topic(config.grouped_topic().map(str::to_owned));
     let changed: Vec<&str> = stored.described().iter().zip(configured.described()).filter(|(a, b)| **a != *b).map(|(a, _)| a.0).collect();
     if !changed.is_empty() {
@@ -93,9 +94,14 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     source_config.stamps = stamps;
     source_config.replay = replay;
     source_config.member = Some(member);
-    source_config.start = match config.input.start {
-        Start::Earliest => source::Start::Earliest,
-        Start::Latest => source::Start::Latest,
+    source_config.start = match (handed_over, config.input.start) {
+        (Some((at, end)), _) => {
+            let from = at.minus(config.input.handover_overlap);
+            tracing::info!(%from, history_ends = %end, "taking over from history: topics are read from there on");
+            source::Start::Since { from, end }
+        }
+        (None, Start::Earliest) => source::Start::Earliest,
+        (None, Start::Latest) => source::Start::Latest,
     };
 
     let journal = store.begin_segment(next_segment).map_err(ServiceError::Journal)?;

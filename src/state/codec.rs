@@ -6,6 +6,7 @@
 //! | 32 | input positions: (topic, partition, next offset) | snapshot |
 //! | 33 | output positions: (topic, partition, next offset) | snapshot |
 //! | 34 | timestamps of the messages before the input positions | snapshot |
+//! | 35 | how far history has been read, see [`super::history`]; only until `run` has taken over | snapshot |
 //! | 48 | journal entries | journal |
 //! | 127 | end: how many frames came before it; a snapshot without it is not whole, a journal segment without it was not ended in order | both |
 //!
@@ -23,6 +24,8 @@ pub const INPUT_POSITIONS: u8 = 32;
 pub const OUTPUT_POSITIONS: u8 = 33;
 /// Timestamps of the messages before the input positions.
 pub const INPUT_STAMPS: u8 = 34;
+/// How far history has been read.
+pub const HISTORY: u8 = 35;
 /// A group of journal entries.
 pub const JOURNAL_ENTRIES: u8 = 48;
 /// The end of a snapshot.

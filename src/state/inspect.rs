@@ -3,7 +3,7 @@
 //! Owns the reading behind `firstseen state inspect|verify|export`. A file that a running service removes meanwhile is no fault: the
 //! directory is listed again. What the rows mean is the detector's, what the files mean [`super::codec`]'s.
 
-use super::codec::{FORMAT_VERSION, FrameError, INPUT_POSITIONS, INPUT_STAMPS, OUTPUT_POSITIONS};
+use super::codec::{FORMAT_VERSION, FrameError, HISTORY, INPUT_POSITIONS, INPUT_STAMPS, OUTPUT_POSITIONS};
 use super::disk::Disk;
 use super::journal::{self, Entry, Segment};
 use super::snapshot::{self, Loaded, Positions, SnapshotError};
@@ -120,6 +120,7 @@ pub fn inspect(disk: &dyn Disk) -> Result<Report, InspectError> {
     });
     let section = |kind: u8| match (kind, Section::from_number(kind)) {
         (INPUT_POSITIONS | INPUT_STAMPS | OUTPUT_POSITIONS, _) => Some("positions".to_owned()),
+        (HISTORY, _) => Some("history".to_owned()),
         (_, section) => section.map(|s| format!("{s:?}").to_lowercase()),
     };
     let mut sizes = BTreeMap::new();

@@ -1,9 +1,10 @@
 //! Snapshot files: written aside, synced, then renamed, so that a file of that name is whole or damaged, never half.
 
 use super::codec::{
-    END, FORMAT_VERSION, FileKind, FrameError, Frames, INPUT_POSITIONS, INPUT_STAMPS, OUTPUT_POSITIONS, write_frame, write_header,
+    END, FORMAT_VERSION, FileKind, FrameError, Frames, HISTORY, INPUT_POSITIONS, INPUT_STAMPS, OUTPUT_POSITIONS, write_frame, write_header,
 };
 use super::disk::{Disk, DiskFile};
+use super::history::History;
 use crate::detector::snapshot::{RestoreError, Section};
 use crate::detector::wire::{Get, Put, WireError};
 use crate::detector::{Detector, Settings};
@@ -124,6 +125,14 @@ impl Writer {
         self.frame(INPUT_STAMPS, &encode_positions(stamps))
     }
 
+    /// Writes how far history has been read.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn history(&mut self, history: &History) -> io::Result<()> {
+        self.frame(HISTORY, &history.encode())
+    }
+
     /// Writes positions and the end, and syncs: the file is whole, and does not count before [`Writer::rename`].
     ///
     /// # Errors
@@ -188,6 +197,8 @@ pub struct Loaded {
     pub stamps: Positions,
     /// Nothing that the detector says after the snapshot stands before these in the output topics.
     pub output: Positions,
+    /// How far history has been read, until `run` has taken over.
+    pub history: Option<History>,
     /// Payload bytes by kind of frame.
     pub bytes: BTreeMap<u8, u64>,
     /// Frames, the end included.
@@ -202,7 +213,7 @@ pub fn read(input: Box<dyn Read + Send>) -> Result<Loaded, SnapshotError> {
     let mut frames = Frames::open(BufReader::with_capacity(1 << 20, input), FileKind::Snapshot)?;
     let (mut detector, mut bytes) = (Detector::new(Settings::default()), BTreeMap::new());
     let (mut input, mut output, mut payload) = (Positions::new(), Positions::new(), Vec::new());
-    let mut stamps = Positions::new();
+    let (mut stamps, mut history) = (Positions::new(), None);
     while let Some(kind) = frames.next(&mut payload)? {
         let offset = frames.at;
         let positions = |payload| decode_positions(payload).map_err(|error| SnapshotError::Positions { offset, error });
@@ -210,6 +221,7 @@ pub fn read(input: Box<dyn Read + Send>) -> Result<Loaded, SnapshotError> {
         match kind {
             INPUT_POSITIONS => input = positions(&payload)?,
             INPUT_STAMPS => stamps = positions(&payload)?,
+            HISTORY => history = Some(History::decode(&payload).map_err(|error| SnapshotError::Positions { offset, error })?),
             OUTPUT_POSITIONS => output = positions(&payload)?,
             END => {
                 // The first frame holds the settings: without them the rows mean nothing.
@@ -217,7 +229,7 @@ pub fn read(input: Box<dyn Read + Send>) -> Result<Loaded, SnapshotError> {
                     return Err(SnapshotError::NotWhole);
                 }
                 detector.finish_restore()?;
-                return Ok(Loaded { detector, input, stamps, output, bytes, frames: frames.frames });
+                return Ok(Loaded { detector, input, stamps, output, history, bytes, frames: frames.frames });
             }
             kind => {
                 let section = Section::from_number(kind).ok_or(SnapshotError::Kind { kind, offset })?;

@@ -2,6 +2,7 @@
 
 use super::codec::{FORMAT_VERSION, FileKind, FrameError, Frames};
 use super::disk::Disk;
+use super::history::History;
 use super::journal::{self, Entry};
 use super::segment::Segment;
 use super::snapshot::{self, Loaded, Positions, SnapshotError, Writer, temporary};
@@ -68,6 +69,8 @@ pub struct Recovered {
     pub stamps: Positions,
     /// Output positions at the snapshot.
     pub output: Positions,
+    /// How far history has been read, when `run` has not taken over yet: no input position is stored then.
+    pub history: Option<History>,
     /// What was consumed since, in order.
     pub entries: Vec<Entry>,
     /// The number of the next segment to write.
@@ -156,7 +159,7 @@ impl Store {
         for n in snapshots.iter().rev() {
             let name = snapshot_name(*n);
             match self.disk.open(&name).map_err(|e| SnapshotError::Frame(e.into())).and_then(snapshot::read) {
-                Ok(Loaded { detector, input, stamps, output, .. }) => {
+                Ok(Loaded { detector, input, stamps, output, history, .. }) => {
                     let mut warnings = Vec::new();
                     let entries = self.entries_from(*n, &segments, &mut warnings)?;
                     for (bad, error) in damaged.iter().filter(|_| !planted::is(Bug::DamagedSnapshotKept)) {
@@ -176,6 +179,7 @@ impl Store {
                         input: Some(input),
                         stamps,
                         output,
+                        history,
                         entries,
                         next_segment,
                         warnings,
@@ -207,6 +211,7 @@ impl Store {
             input: None,
             stamps: Positions::new(),
             output: Positions::new(),
+            history: None,
             entries: Vec::new(),
             next_segment,
             warnings: Vec::new(),

@@ -20,6 +20,8 @@ pub struct Last {
     pub revision: u32,
     /// Whether it left the finding open.
     pub open: bool,
+    /// From when on it holds.
+    pub at: Ticks,
     /// Its value, if so.
     pub value: Vec<u8>,
 }
@@ -45,10 +47,10 @@ impl Lossy {
 
 impl Published {
     /// A change stands in the topic.
-    pub fn note(&mut self, id: FindingId, revision: u32, open: bool, value: &[u8]) {
+    pub fn note(&mut self, id: FindingId, revision: u32, open: bool, at: Ticks, value: &[u8]) {
         self.changes.insert((id, revision));
         if self.last.get(&id).is_none_or(|last| last.revision <= revision) {
-            self.last.insert(id, Last { revision, open, value: if open { value.to_vec() } else { Vec::new() } });
+            self.last.insert(id, Last { revision, open, at, value: if open { value.to_vec() } else { Vec::new() } });
         }
     }
 
@@ -76,6 +78,9 @@ impl Task {
         }
         let must_store = self.must_store();
         let changed = *self.feed.detector.settings() != self.configured;
+        if std::mem::take(&mut self.handing_over) {
+            self.hand_over(out);
+        }
         if let Some(lossy) = self.lossy.take() {
             self.reconcile(lossy, out);
         }
@@ -93,11 +98,11 @@ impl Task {
         must_store
     }
 
-    /// Whether a snapshot must count at the end of the replay, before more is consumed: messages were gone, or settings changed, which
-    /// stands in no journal. What is said then rests on what the output topics hold: they must have settled before it.
+    /// Whether a snapshot must count at the end of the replay, before more is consumed: messages were gone, settings changed, or the state
+    /// comes from history, which stands in no journal. What is said then rests on what the output topics hold: they must have settled before it.
     #[must_use]
     pub fn must_store(&self) -> bool {
-        self.lossy.is_some() || *self.feed.detector.settings() != self.configured
+        self.lossy.is_some() || self.handing_over || *self.feed.detector.settings() != self.configured
     }
 
     /// Compares every finding once, in the order of their ids, and publishes what the topic lacks.
@@ -136,7 +141,7 @@ impl Task {
     }
 
     /// What ends a finding that the state doesn't know: its last change, retracted.
-    fn retraction(&self, id: FindingId, last: &Last) -> Option<Publication> {
+    pub(super) fn retraction(&self, id: FindingId, last: &Last) -> Option<Publication> {
         let text = std::str::from_utf8(&last.value).ok()?;
         let value: serde_json::Value = serde_json::from_str(text).ok()?;
         let written = Ticks::parse(value.get("at")?.as_str()?)?;

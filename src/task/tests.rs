@@ -128,7 +128,13 @@ fn standing(topic: &[Outgoing], changes: &[Change]) -> Published {
         } else {
             let revision = number("revision").unwrap() as u32;
             let change = changes.iter().find(|c| key(c).as_bytes() == written.key && c.revision == revision).unwrap();
-            published.note(change.id, revision, matches!(change.kind, ChangeKind::Opened | ChangeKind::Updated), &written.payload);
+            published.note(
+                change.id,
+                revision,
+                matches!(change.kind, ChangeKind::Opened | ChangeKind::Updated),
+                change.at,
+                &written.payload,
+            );
         }
     }
     published

@@ -70,6 +70,7 @@ listener.name.{listener}.oauthbearer.sasl.jaas.config={module}.oauthbearer.OAuth
             properties,
             format: vec!["--add-scram".to_owned(), format!("SCRAM-SHA-512=[name=scram,password={PASSWORD}]")],
             java: Vec::new(),
+            joins: None,
         });
         Fortress { broker, files, token_endpoint: token_endpoint(), _dir: dir }
     }

@@ -12,7 +12,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use super::{Flow, Lane, RETRY, Stopped, Worker, refused, subscribe};
 use crate::kafka::plan::{self, Known};
 use crate::kafka::position::{PartitionId, TopicPartition};
-use crate::kafka::source::{Assigned, Kept, SourceError, SourceEvent};
+use crate::kafka::source::{Assigned, Kept, SourceError, SourceEvent, Start};
 
 impl<M: Kept + Send + 'static> Worker<M> {
     pub(super) fn revoke(&mut self) -> Flow {
@@ -64,7 +64,21 @@ impl<M: Kept + Send + 'static> Worker<M> {
                 Err(error) => return Ok(Err(error.into())),
             }
         }
-        let known = Known { topics: &self.config.topics, positions: &self.config.positions, start: self.config.start };
+        let mut positions = self.config.positions.clone();
+        if let Start::Since { from, end } = self.config.start {
+            for (of, log) in &logs {
+                let key = (of.topic.clone(), of.partition);
+                if positions.contains_key(&key) {
+                    continue;
+                }
+                let at = |at| self.io.cluster.offset_since(&of.topic, of.partition, at, log.1);
+                match at(from).and_then(|from| Ok(plan::since(*log, from, at(end)?))) {
+                    Ok(position) => drop(positions.insert(key, position)),
+                    Err(error) => return Ok(Err(error.into())),
+                }
+            }
+        }
+        let known = Known { topics: &self.config.topics, positions: &positions, start: self.config.start };
         let plan = match plan::go_on(logs, &known, &self.table, &self.merge) {
             Ok(plan) => plan,
             Err(error) => return self.fatal(error),
