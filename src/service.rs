@@ -12,6 +12,7 @@ mod crash;
 mod idle;
 pub mod publisher;
 pub mod restore;
+mod settling;
 pub mod snapshots;
 mod start;
 

@@ -19,7 +19,9 @@ use crate::state::snapshot::Positions;
 use crate::time::Ticks;
 use std::collections::{HashMap, HashSet, VecDeque};
 
+mod held;
 mod reconcile;
+use held::{Held, Name};
 pub use reconcile::Last;
 use reconcile::Lossy;
 
@@ -107,6 +109,8 @@ pub struct Task {
     published: Published,
     /// What is replayed lacks messages.
     lossy: Option<Lossy>,
+    /// What waits until the output topics have settled; `None` when nothing does.
+    held: Option<Held>,
     /// Messages that were replayed.
     pub replayed: u64,
 }
@@ -124,6 +128,7 @@ struct Sorter<'a> {
     published: &'a mut Published,
     replaying: bool,
     lossy: Option<&'a mut Lossy>,
+    held: Option<&'a mut Held>,
     source: Option<(&'a str, i32, i64)>,
     appended: Option<Ticks>,
     out: &'a mut Turnout,
@@ -139,7 +144,7 @@ impl Output for Sorter<'_> {
                 let open = matches!(change.kind, ChangeKind::Opened | ChangeKind::Updated);
                 self.published.note(change.id, change.revision, open, &publication.outgoing.payload);
             }
-            self.out.publications.push(publication);
+            self.publish(Name::Change(change.id, change.revision), publication);
         }
         self.out.changes.push(*change);
     }
@@ -162,7 +167,17 @@ impl Output for Sorter<'_> {
         }
         let key = format!("{topic}/{partition}/{offset}").into_bytes();
         let outgoing = Outgoing { topic: self.format.dead_letter_topic.clone(), key, headers, payload: letter.raw.to_vec(), token: 0 };
-        self.out.publications.push(Publication { outgoing, appended: None });
+        self.publish(Name::DeadLetter(name), Publication { outgoing, appended: None });
+    }
+}
+
+impl Sorter<'_> {
+    fn publish(&mut self, name: Name, publication: Publication) {
+        let (held, replaying) = (self.held.as_deref_mut(), self.replaying);
+        self.out.publications.extend(match held {
+            Some(held) => held.take(name, publication, replaying),
+            None => Some(publication),
+        });
     }
 }
 
@@ -189,6 +204,7 @@ impl Task {
             replay: Some(entries.into()),
             published,
             lossy: None,
+            held: None,
             replayed: 0,
         }
     }
@@ -219,12 +235,6 @@ impl Task {
     #[must_use]
     pub fn already_published(&self) -> usize {
         self.published.changes.len() + self.published.dead_letters.len()
-    }
-
-    /// These turned out to stand in the output topics as well.
-    pub fn also_published(&mut self, more: Published) {
-        self.published.changes.extend(more.changes);
-        self.published.dead_letters.extend(more.dead_letters);
     }
 
     /// Where each partition goes on.
@@ -303,7 +313,8 @@ impl Task {
             let mut gap_ends = self.feed.detector.in_gap().then_some(origin.partition);
             let source = self.partitions.get(origin.partition).map(|of| (of.topic.as_str(), of.partition, origin.offset));
             let (published, replaying, lossy) = (&mut self.published, self.replay.is_some(), self.lossy.as_mut());
-            let mut sorter = Sorter { format: &self.format, published, replaying, lossy, source, appended: origin.timestamp, out };
+            let (format, held) = (&self.format, self.held.as_mut());
+            let mut sorter = Sorter { format, published, replaying, lossy, held, source, appended: origin.timestamp, out };
             self.feed.batch(batch, &mut sorter);
             self.end_gap(&mut gap_ends);
         }
@@ -349,33 +360,41 @@ impl Task {
     }
 
     fn advance(&mut self, tenant: &str, to: Ticks, replaying: bool, out: &mut Turnout) {
-        let (published, lossy) = (&mut self.published, self.lossy.as_mut());
-        let mut sorter = Sorter { format: &self.format, published, replaying, lossy, source: None, appended: None, out };
+        let (published, lossy, held) = (&mut self.published, self.lossy.as_mut(), self.held.as_mut());
+        let mut sorter = Sorter { format: &self.format, published, replaying, lossy, held, source: None, appended: None, out };
         self.feed.advance(tenant, to, &mut sorter);
     }
 
     /// The source has delivered all that the journal lists: what comes now is live. True when a snapshot must count before more is
-    /// consumed: messages were gone, or settings changed, which stands in no journal.
+    /// consumed ([`Task::must_store`]).
     pub fn replay_done(&mut self, out: &mut Turnout) -> bool {
         for entry in self.replay.take().unwrap_or_default() {
             if let Entry::Advance { tenant, to } = entry {
                 self.advance(&tenant, to, true, out);
             }
         }
-        let lossy = self.lossy.take();
+        let must_store = self.must_store();
         let changed = *self.feed.detector.settings() != self.configured;
-        let must_store = lossy.is_some() || changed;
-        if let Some(lossy) = lossy {
+        if let Some(lossy) = self.lossy.take() {
             self.reconcile(lossy, out);
         }
         if changed {
             self.format.settings = self.configured.clone();
             let published = &mut self.published;
-            let mut sorter = Sorter { format: &self.format, published, replaying: true, lossy: None, source: None, appended: None, out };
+            let format = &self.format;
+            let mut sorter = Sorter { format, published, replaying: true, lossy: None, held: None, source: None, appended: None, out };
             self.feed.change_settings(self.configured.clone(), &mut sorter);
         }
         self.published = Published::default();
+        self.nothing_more_to_hold();
         must_store
+    }
+
+    /// Whether a snapshot must count at the end of the replay, before more is consumed: messages were gone, or settings changed, which
+    /// stands in no journal. What is said then rests on what the output topics hold: they must have settled before it.
+    #[must_use]
+    pub fn must_store(&self) -> bool {
+        self.lossy.is_some() || *self.feed.detector.settings() != self.configured
     }
 
     /// Moves the arrival clock of every tenant that is behind `to`: the input is idle.

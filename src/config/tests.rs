@@ -65,6 +65,7 @@ fn every_key_reaches_its_place() {
         dead_letter_topic = "d"
         create_topics = false
         update_interval = "0s"
+        settle_delay = "1m"
         [state]
         dir = "/var/lib/firstseen"
         snapshot_interval = "5m"
@@ -102,7 +103,13 @@ fn every_key_reaches_its_place() {
         max_clock_skew: Span::hours(2),
     };
     assert_eq!(config.input, input);
-    let output = Output { findings_topic: "f".into(), dead_letter_topic: "d".into(), create_topics: false, update_interval: Span::ZERO };
+    let output = Output {
+        findings_topic: "f".into(),
+        dead_letter_topic: "d".into(),
+        create_topics: false,
+        update_interval: Span::ZERO,
+        settle_delay: Span::minutes(1),
+    };
     assert_eq!(config.output, output);
     assert_eq!(config.state, State { dir: "/var/lib/firstseen".into(), snapshot_interval: Span::minutes(5) });
     assert_eq!(config.http.listen, "[::1]:80".parse().unwrap());

@@ -17,7 +17,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::client::{Logged, Role};
+use super::client::{Logged, Role, client_error};
 use super::cluster::Cluster;
 use super::group::{Context, Rebalance};
 use super::merge::{Merge, Step};
@@ -35,6 +35,8 @@ const RETRY: Duration = Duration::from_millis(250);
 const REPEAT: Duration = Duration::from_secs(5);
 /// Positions that did not move are committed again after this time: whether a broker took the last commit is not told.
 const COMMIT_ALL: Duration = Duration::from_secs(60);
+/// How long a closing member waits until its partitions are taken back.
+const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 /// Messages and bytes of one partition that are taken from librdkafka ahead of the merge.
 const QUEUED_MESSAGES: usize = 64;
 const QUEUED_BYTES: usize = 1 << 20;
@@ -68,6 +70,8 @@ pub(super) struct Worker<M> {
     lanes: BTreeMap<PartitionId, Lane>,
     /// The group's last word, until it has been carried out.
     assignment: Option<(Vec<TopicPartition>, Instant)>,
+    /// A member that came back is given what it had, also when there is more by now.
+    may_be_old: bool,
     partial: Option<(usize, usize)>,
     out_of_range: BTreeSet<PartitionId>,
     range_due: Instant,
@@ -88,16 +92,20 @@ impl<M: Kept + Send + 'static> Worker<M> {
     /// Makes the consumer and subscribes; `partitions` is how many there are now.
     pub(super) fn new(config: SourceConfig, reader: Reader<M>, partitions: usize, io: Consumption<M>) -> Result<Self, SourceError> {
         let context = Context::new(Logged::of(&config.settings)?, Arc::clone(&io.shared));
-        let mut consumer: BaseConsumer<Context> = config.settings.client(Role::Consumer, partitions, context)?;
+        let mut client = config.settings.config(Role::Consumer, partitions)?;
+        if let Some(member) = &config.member {
+            client.set("group.instance.id", member);
+        }
+        let mut consumer: BaseConsumer<Context> = client.create_with_context(context).map_err(client_error)?;
         let wake = io.wake.0.clone();
         consumer.set_nonempty_callback(move || {
             let _ = wake.try_send(());
         });
-        let topics: Vec<&str> = config.topics.iter().map(String::as_str).collect();
-        consumer.subscribe(&topics).map_err(|error| refused(&error))?;
+        subscribe(&consumer, &config.topics)?;
         Ok(Worker {
             merge: Merge::new(config.replay.iter().copied()),
             table: config.table.clone(),
+            may_be_old: config.member.is_some(),
             config,
             reader,
             io,
@@ -336,6 +344,9 @@ impl<M: Kept + Send + 'static> Worker<M> {
     fn failure(&mut self, error: &KafkaError) -> Result<Option<SourceError>, Stopped> {
         Ok(Some(match (error, error.rdkafka_error_code()) {
             (KafkaError::PartitionEOF(_), _) => return Ok(None),
+            (KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::FencedInstanceId), _) => {
+                return self.fatal(SourceError::Replaced { group: self.config.settings.group_id.clone() });
+            }
             (KafkaError::MessageConsumptionFatal(code), _) => return self.fatal(SourceError::Consume { code: *code }),
             (_, Some(RDKafkaErrorCode::GroupAuthorizationFailed)) => {
                 SourceError::ForbiddenGroup { group: self.config.settings.group_id.clone() }
@@ -389,9 +400,36 @@ impl<M: Kept + Send + 'static> Worker<M> {
         // Leaving the group waits until commits that are on their way are answered.
         self.consumer.context().close();
         self.lanes.clear();
+        if self.config.member.is_some() {
+            self.leave();
+        }
         // Dropping the last reference closes the consumer.
         drop(self);
     }
+
+    /// A member under a name of its own leaves the group only when it says so, before it closes: whoever comes next, under another name,
+    /// would wait for it. What fails here costs that, a session timeout.
+    fn leave(&self) {
+        let until = host_clock::monotonic() + LEAVE_WITHIN;
+        // Nothing is fetched any more by the time of the leave, which then needs no more waiting than for the revocation.
+        let left = self.consumer.assign(&TopicPartitionList::new()).and_then(|()| {
+            self.consumer.poll(TICK);
+            self.consumer.context().take_rebalances();
+            self.consumer.unsubscribe();
+            while !self.consumer.context().has_rebalances() && host_clock::monotonic() < until {
+                self.consumer.poll(TICK);
+            }
+            Ok(())
+        });
+        if let Err(error) = left {
+            tracing::debug!(%error, "leaving the group failed");
+        }
+    }
+}
+
+fn subscribe(consumer: &BaseConsumer<Context>, topics: &[String]) -> Result<(), SourceError> {
+    let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+    consumer.subscribe(&topics).map_err(|error| refused(&error))
 }
 
 fn refused(error: &KafkaError) -> SourceError {

@@ -36,7 +36,8 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    fn bytes(&self) -> usize {
+    /// Bytes of key, headers and payload.
+    pub(crate) fn bytes(&self) -> usize {
         self.payload.len() + self.key.len() + self.headers.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>()
     }
 }

@@ -94,12 +94,42 @@ impl Directory {
     pub fn open(path: &Path) -> Result<Directory, DirectoryError> {
         let unusable = |error| DirectoryError::Unusable { path: path.to_owned(), error };
         create_durably(path).map_err(unusable)?;
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK)).map_err(unusable)?;
+        let lock = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path.join(LOCK)).map_err(unusable)?;
         match lock.try_lock() {
             Ok(()) => Ok(Directory { path: path.to_owned(), lock: Some(lock) }),
             Err(TryLockError::WouldBlock) => Err(DirectoryError::InUse(path.to_owned())),
             Err(TryLockError::Error(error)) => Err(unusable(error)),
         }
+    }
+
+    /// The directory's name for ever: 32 hexadecimal digits, drawn at its first use and kept in its lock file. A copy of the directory
+    /// has the same. (It is not synced: a loss of power may cost it, and then another is drawn.)
+    ///
+    /// # Errors
+    /// When it can't be read or written.
+    pub fn name(&self) -> Result<String, DirectoryError> {
+        let unusable = |error| DirectoryError::Unusable { path: self.path.clone(), error };
+        self.kept_name().map_err(unusable)
+    }
+
+    fn kept_name(&self) -> io::Result<String> {
+        let Some(mut lock) = self.lock.as_ref() else { return self.mine(LOCK).map(|_| String::new()) };
+        let mut kept = Vec::new();
+        lock.seek(SeekFrom::Start(0))?;
+        lock.read_to_end(&mut kept)?;
+        if let Ok(name) = std::str::from_utf8(&kept)
+            && name.len() == 32
+            && name.bytes().all(|b| b.is_ascii_hexdigit())
+        {
+            return Ok(name.to_owned());
+        }
+        let mut drawn = [0; 16];
+        openssl::rand::rand_bytes(&mut drawn).map_err(io::Error::other)?;
+        let name: String = drawn.iter().map(|byte| format!("{byte:02x}")).collect();
+        lock.set_len(0)?;
+        lock.seek(SeekFrom::Start(0))?;
+        lock.write_all(name.as_bytes())?;
+        Ok(name)
     }
 
     /// A directory to look at, also while another process holds it. Every change is refused.
@@ -202,5 +232,21 @@ mod tests {
         assert!(matches!(Directory::read_only(&dir.path().join("none")), Err(DirectoryError::Unreadable { .. })));
         drop(held);
         Directory::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_directory_keeps_its_name_and_draws_another_when_it_is_lost() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let name = |dir: &tempfile::TempDir| Directory::open(dir.path()).unwrap().name().unwrap();
+        let first = name(&dir);
+        assert_eq!((first.len(), name(&dir)), (32, first.clone()));
+        assert_ne!(name(&other), first);
+        for lost in ["", "no name", &first[1..]] {
+            std::fs::write(dir.path().join(LOCK), lost).unwrap();
+            let drawn = name(&dir);
+            assert_ne!(drawn, first);
+            assert_eq!((drawn.len(), name(&dir)), (32, drawn));
+        }
+        assert!(Directory::read_only(dir.path()).unwrap().name().is_err());
     }
 }

@@ -50,6 +50,17 @@ impl Published {
             self.last.insert(id, Last { revision, open, value: if open { value.to_vec() } else { Vec::new() } });
         }
     }
+
+    /// `more` stands in the topics as well.
+    pub(super) fn merge(&mut self, more: Published) {
+        self.changes.extend(more.changes);
+        self.dead_letters.extend(more.dead_letters);
+        for (id, last) in more.last {
+            if self.last.get(&id).is_none_or(|known| known.revision <= last.revision) {
+                self.last.insert(id, last);
+            }
+        }
+    }
 }
 
 impl Task {

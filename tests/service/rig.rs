@@ -151,6 +151,7 @@ idle_advance = false
 [output]
 findings_topic = "{findings}"
 dead_letter_topic = "{dead}"
+settle_delay = "2s"
 [state]
 dir = "{state}"
 [http]
