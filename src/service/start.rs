@@ -91,7 +91,8 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     };
 
     let journal = store.begin_segment(next_segment).map_err(ServiceError::Journal)?;
-    let sink = Sink::new(&kafka, SinkLimits::default())?;
+    // A dead letter that is too large for its topic is written without its value: it must not end the producer.
+    let sink = Sink::lenient_for(&config.output.dead_letter_topic, &kafka, SinkLimits::default())?;
     shared.metrics.watch_connections("output", sink.connection_errors());
     let (work, work_out) = bounded(STEPS);
     let publisher = Publisher::new(store.clone(), journal, sink, shared, ends.clone(), work_out);
