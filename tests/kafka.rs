@@ -529,8 +529,10 @@ fn a_broker_that_stands_still_or_dies_costs_time_and_nothing_else() {
     }
 }
 
+type Delivered = Result<(i32, i64), SinkError>;
+
 /// A change that is refused for good and one of the same finding right behind it, both on their way at the same time.
-fn refused_and_next(sink: &Sink, topic: &str) -> (Result<(i32, i64), SinkError>, Result<(i32, i64), SinkError>) {
+fn refused_and_next(sink: &Sink, topic: &str) -> (Delivered, Delivered) {
     sink.publish(outgoing(topic, "finding", 1)).unwrap();
     sink.flush(PATIENCE).unwrap();
     let mut large = outgoing(topic, "finding", 2);

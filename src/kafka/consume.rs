@@ -412,17 +412,15 @@ impl<M: Kept + Send + 'static> Worker<M> {
     fn leave(&self) {
         let until = host_clock::monotonic() + LEAVE_WITHIN;
         // Nothing is fetched any more by the time of the leave, which then needs no more waiting than for the revocation.
-        let left = self.consumer.assign(&TopicPartitionList::new()).and_then(|()| {
-            self.consumer.poll(TICK);
-            self.consumer.context().take_rebalances();
-            self.consumer.unsubscribe();
-            while !self.consumer.context().has_rebalances() && host_clock::monotonic() < until {
-                self.consumer.poll(TICK);
-            }
-            Ok(())
-        });
-        if let Err(error) = left {
+        if let Err(error) = self.consumer.assign(&TopicPartitionList::new()) {
             tracing::debug!(%error, "leaving the group failed");
+            return;
+        }
+        self.consumer.poll(TICK);
+        self.consumer.context().take_rebalances();
+        self.consumer.unsubscribe();
+        while !self.consumer.context().has_rebalances() && host_clock::monotonic() < until {
+            self.consumer.poll(TICK);
         }
     }
 }

@@ -241,7 +241,10 @@ impl Core {
         }
         let held = held.1;
         if held > 0 {
-            tracing::warn!(held, "stopped so soon after a crash that what the killed process may have sent is still held back: the next start publishes what is missing, once");
+            tracing::warn!(
+                held,
+                "stopped so soon after a crash that what the killed process may have sent is still held back: the next start publishes what is missing, once"
+            );
         }
         tracing::info!(snapshot = whole, seconds = begun.elapsed().as_secs_f64(), "drained");
         Ok(())

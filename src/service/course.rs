@@ -205,8 +205,9 @@ impl Course {
         self.task.settled(more, &mut self.turnout);
         let missing = self.turnout.publications.len();
         tracing::info!(held, missing, "the output topics have settled; what a killed process did not get written is published");
+        self.hand_on()?;
         self.settling = None;
-        self.hand_on()
+        Ok(())
     }
 
     /// Whether positions may be told to the consumer group.
@@ -237,6 +238,9 @@ impl Course {
 
     /// Gives the publisher what the task wants written, and the view what has changed. Waits while the publisher is full.
     fn hand_on(&mut self) -> Result<(), ServiceError> {
+        if self.settling.is_some() {
+            self.shared.metrics.set_held_back(self.task.held().1 as u64);
+        }
         if self.turnout.is_empty() {
             return Ok(());
         }

@@ -188,6 +188,9 @@ fn answer_changed_settings() {
     let mut again = rig.start();
     again.caught_up(0);
     again.reached(fleet()[n - 1].arrival);
+    // What the killed process may have sent is published only when the output topics have settled.
+    let changes = rig.backtest(&fleet()[..n], &[]).lines().count();
+    again.wait_for("every change to be on the topic", |_| (consumer(&rig).1.len() == changes).then_some(()));
     again.kill();
     let before = consumer(&rig);
     let rig = rig.set("query.prevalence_below", "1").set("output.update_interval", "1h").set("input.max_clock_skew", "2h");

@@ -35,7 +35,9 @@ const GAP: SourceEvent<Batch> = SourceEvent::Gap { partition: PartitionId(0), fr
 fn a_gap_is_in_a_snapshot_before_more_is_taken() {
     let (mut course, work, pieces) = course();
     begin(&mut course);
-    let Some(Wait::Snapshot(counts)) = course.event(GAP, crate::host_clock::monotonic()).unwrap() else { panic!("no snapshot to wait for") };
+    let Some(Wait::Snapshot(counts)) = course.event(GAP, crate::host_clock::monotonic()).unwrap() else {
+        panic!("no snapshot to wait for")
+    };
     assert!(matches!(work.try_recv(), Ok(Work::Rotate { segment: 8, .. })));
     let pieces: Vec<Piece> = pieces.try_iter().collect();
     assert!(matches!(pieces.first(), Some(Piece::Begin { n: 8 })));
