@@ -365,38 +365,6 @@ impl Task {
         self.feed.advance(tenant, to, &mut sorter);
     }
 
-    /// The source has delivered all that the journal lists: what comes now is live. True when a snapshot must count before more is
-    /// consumed ([`Task::must_store`]).
-    pub fn replay_done(&mut self, out: &mut Turnout) -> bool {
-        for entry in self.replay.take().unwrap_or_default() {
-            if let Entry::Advance { tenant, to } = entry {
-                self.advance(&tenant, to, true, out);
-            }
-        }
-        let must_store = self.must_store();
-        let changed = *self.feed.detector.settings() != self.configured;
-        if let Some(lossy) = self.lossy.take() {
-            self.reconcile(lossy, out);
-        }
-        if changed {
-            self.format.settings = self.configured.clone();
-            let published = &mut self.published;
-            let format = &self.format;
-            let mut sorter = Sorter { format, published, replaying: true, lossy: None, held: None, source: None, appended: None, out };
-            self.feed.change_settings(self.configured.clone(), &mut sorter);
-        }
-        self.published = Published::default();
-        self.nothing_more_to_hold();
-        must_store
-    }
-
-    /// Whether a snapshot must count at the end of the replay, before more is consumed: messages were gone, or settings changed, which
-    /// stands in no journal. What is said then rests on what the output topics hold: they must have settled before it.
-    #[must_use]
-    pub fn must_store(&self) -> bool {
-        self.lossy.is_some() || *self.feed.detector.settings() != self.configured
-    }
-
     /// Moves the arrival clock of every tenant that is behind `to`: the input is idle.
     pub fn idle(&mut self, to: Ticks, out: &mut Turnout) {
         let behind: Vec<String> =

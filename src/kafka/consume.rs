@@ -1,4 +1,5 @@
-//! The source's thread: group membership, fetching, feeding the merge, delivering, committing.
+//! The source's thread: group membership, fetching, feeding the merge, delivering. What the group decides is carried out in `assignment`;
+//! commits and the end of the membership are in `leaving`.
 //!
 //! Invariant: it never blocks on anything without going on to serve the group, so a slow receiver does not cost the membership. Each
 //! partition has a queue of its own that is drained only as the merge needs it; librdkafka stops fetching for a queue that is full.
@@ -12,10 +13,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender};
 use rdkafka::consumer::base_consumer::PartitionQueue;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::client::{Logged, Role, client_error};
 use super::cluster::Cluster;
@@ -26,6 +26,7 @@ use super::source::{InputMessage, Kept, Reader, Shared, SourceConfig, SourceErro
 use crate::time::Ticks;
 
 mod assignment;
+mod leaving;
 
 /// How long the thread sleeps when there is nothing to do; a message wakes it earlier.
 const TICK: Duration = Duration::from_millis(20);
@@ -33,10 +34,6 @@ const TICK: Duration = Duration::from_millis(20);
 const RETRY: Duration = Duration::from_millis(250);
 /// The same error is told at most once in this time.
 const REPEAT: Duration = Duration::from_secs(5);
-/// Positions that did not move are committed again after this time: whether a broker took the last commit is not told.
-const COMMIT_ALL: Duration = Duration::from_secs(60);
-/// How long a closing member waits until its partitions are taken back.
-const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 /// Messages and bytes of one partition that are taken from librdkafka ahead of the merge.
 const QUEUED_MESSAGES: usize = 64;
 const QUEUED_BYTES: usize = 1 << 20;
@@ -354,74 +351,6 @@ impl<M: Kept + Send + 'static> Worker<M> {
             (_, Some(code)) => SourceError::Consume { code },
             (other, None) => SourceError::Refused { reason: other.to_string() },
         }))
-    }
-
-    fn commit_if_due(&mut self) {
-        if self.last_commit.elapsed() < self.config.commit_interval || self.lanes.is_empty() {
-            return;
-        }
-        self.last_commit = host_clock::monotonic();
-        self.commit();
-    }
-
-    /// Commits what changed. An idle partition is committed up to its log's end, also where no message is (markers of transactions).
-    fn commit(&mut self) {
-        if self.last_of_all.elapsed() >= COMMIT_ALL {
-            self.last_of_all = self.last_commit;
-            self.committed.clear();
-        }
-        let ends = self.io.shared.ends().clone();
-        let mut list = TopicPartitionList::new();
-        let wanted: Vec<_> = self.io.shared.commits().iter().map(|(id, at)| (*id, *at)).collect();
-        for (id, mut at) in wanted {
-            let Some(of) = self.table.get(id) else { continue };
-            let end = ends.get(of).copied();
-            let idle = self.merge.is_drained(id) && self.merge.position(id) == Some(at) && end == self.ends_before.get(of).copied();
-            at = at.max(end.filter(|_| idle).unwrap_or(at));
-            if self.committed.get(&id) == Some(&at) || !self.lanes.contains_key(&id) {
-                continue;
-            }
-            if list.add_partition_offset(&of.topic, of.partition, Offset::Offset(at.0)).is_ok() {
-                self.committed.insert(id, at);
-            }
-        }
-        self.ends_before = ends;
-        if list.count() > 0
-            && let Err(error) = self.consumer.commit(&list, CommitMode::Async)
-        {
-            tracing::debug!(%error, "committing positions failed");
-            self.committed.clear();
-        }
-    }
-
-    /// Commits once more, gives the partitions back and leaves the group.
-    fn close(mut self) {
-        self.commit();
-        // Leaving the group waits until commits that are on their way are answered.
-        self.consumer.context().close();
-        self.lanes.clear();
-        if self.config.member.is_some() {
-            self.leave();
-        }
-        // Dropping the last reference closes the consumer.
-        drop(self);
-    }
-
-    /// A member under a name of its own leaves the group only when it says so, before it closes: whoever comes next, under another name,
-    /// would wait for it. What fails here costs that, a session timeout.
-    fn leave(&self) {
-        let until = host_clock::monotonic() + LEAVE_WITHIN;
-        // Nothing is fetched any more by the time of the leave, which then needs no more waiting than for the revocation.
-        if let Err(error) = self.consumer.assign(&TopicPartitionList::new()) {
-            tracing::debug!(%error, "leaving the group failed");
-            return;
-        }
-        self.consumer.poll(TICK);
-        self.consumer.context().take_rebalances();
-        self.consumer.unsubscribe();
-        while !self.consumer.context().has_rebalances() && host_clock::monotonic() < until {
-            self.consumer.poll(TICK);
-        }
     }
 }
 
