@@ -369,8 +369,13 @@ wait
 
     /// Writes messages: (partition, timestamp in milliseconds, payload). Returns once all are acknowledged.
     pub(crate) fn produce<'a>(&self, topic: &str, messages: impl IntoIterator<Item = (i32, i64, &'a [u8])>) {
-        let producer: BaseProducer =
-            ClientConfig::new().set("bootstrap.servers", self.bootstrap()).set("acks", "all").set("linger.ms", "5").create().unwrap();
+        // Idempotent: a new partition's leader may refuse the first batch, and what is sent again must not come behind the next.
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", self.bootstrap())
+            .set("enable.idempotence", "true")
+            .set("linger.ms", "5")
+            .create()
+            .unwrap();
         for (partition, timestamp, payload) in messages {
             assert!(timestamp > 0, "zero would mean the present");
             let mut record = BaseRecord::<(), [u8]>::to(topic).partition(partition).timestamp(timestamp).payload(payload);
