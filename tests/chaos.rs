@@ -1,7 +1,8 @@
 //! Real faults at random moments, one after the other, on one deployment: the service killed, the broker killed, paused and restarted,
 //! a second instance started by mistake, partitions added under load, both output topics refusing writes. What stands on the findings
 //! topic at the end is what `backtest` finds, each change once; each record that can't be read is a dead letter once. Where the promise
-//! is another (`docs/operations.md`), a scenario of its own holds the service to it: `chaos/gaps.rs`, `chaos/recreated.rs`.
+//! is another (`docs/operations.md`), a scenario of its own holds the service to it: `chaos/gaps.rs`, `chaos/recreated.rs`; so does `chaos/replicas.rs`, which
+//! needs two brokers.
 //!
 //! `make chaos KILLS=200` does as many as asked; `CHAOS_SEED` chooses other moments.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
@@ -17,6 +18,7 @@ mod chaos {
     mod gaps;
     mod input;
     mod recreated;
+    mod replicas;
     mod schedule;
 }
 

@@ -42,7 +42,7 @@ fn retention_that_passes_the_stored_position_is_told_and_reconciled() {
     rig.produce(&broker, first);
     let mut service = rig.start();
     service.caught_up(first.len() as u64);
-    service.wait_for("changes to be written", |p| (p.metrics()?.sum("firstseen_finding_changes_total") >= 10.0).then_some(()));
+    service.wait_for("changes to be written", |_| (rig.changes().len() >= 10).then_some(()));
     service.kill();
     broker.has_read_everything();
     let before: BTreeSet<String> = rig.changes().into_iter().collect();

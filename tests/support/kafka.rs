@@ -47,6 +47,8 @@ pub(crate) fn broker() -> &'static Broker {
 pub(crate) struct Broker {
     dir: PathBuf,
     port: u16,
+    /// Where its controller listens.
+    pub(crate) controller: u16,
     /// Of the listeners beside the plain one, by name.
     ports: BTreeMap<&'static str, u16>,
     java_options: Vec<String>,
@@ -58,6 +60,8 @@ pub(crate) struct Broker {
 pub(crate) struct Extras {
     /// Names and protocols (`SASL_SSL`) of more listeners.
     pub(crate) listeners: Vec<(&'static str, &'static str)>,
+    /// The controller of the cluster that it joins, as number 2: see [`Broker::controller`].
+    pub(crate) joins: Option<u16>,
     /// More lines of its `server.properties`.
     pub(crate) properties: String,
     /// More arguments of the command that formats its storage.
@@ -137,11 +141,15 @@ impl Broker {
         drop(free);
         let addresses = |host: &str| ports.iter().map(|(name, port)| format!(",{name}://{host}:{port}")).collect::<String>();
         let protocols: String = extras.listeners.iter().map(|(name, protocol)| format!(",{name}:{protocol}")).collect();
+        let (roles, node, controller, bound) = match extras.joins {
+            None => ("broker,controller", 1, controller, format!(",CONTROLLER://127.0.0.1:{controller}{}", addresses("127.0.0.1"))),
+            Some(first) => ("broker", 2, first, addresses("127.0.0.1")),
+        };
         let properties = format!(
-            "process.roles=broker,controller
-node.id=1
+            "process.roles={roles}
+node.id={node}
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{bound}
+listeners=PLAINTEXT://127.0.0.1:{port}{bound}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port}{advertised}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}
 controller.listener.names=CONTROLLER
@@ -161,7 +169,6 @@ group.min.session.timeout.ms=1000
 {more}
 ",
             dir = dir.display(),
-            bound = addresses("127.0.0.1"),
             advertised = addresses("localhost"),
             more = extras.properties,
         );
@@ -169,7 +176,7 @@ group.min.session.timeout.ms=1000
         fs::write(&config, properties).expect("target is writable");
         let mut format = java(&libs, "kafka.tools.StorageTool");
         run("formatting Kafka's storage", format.args(["format", "-t", CLUSTER_ID, "-c"]).arg(&config).args(extras.format));
-        let broker = Broker { dir, port, ports, java_options: extras.java, process: Mutex::new(None) };
+        let broker = Broker { dir, port, controller, ports, java_options: extras.java, process: Mutex::new(None) };
         broker.resurrect();
         broker
     }

@@ -28,6 +28,13 @@ impl Broker {
         assert!(results.iter().all(Result::is_ok), "{results:?}");
     }
 
+    /// A new topic whose messages two brokers have to take.
+    pub(crate) fn replicated_topic(&self, topic: &str, partitions: i32) {
+        let topic = NewTopic::new(topic, partitions, TopicReplication::Fixed(2)).set("min.insync.replicas", "2");
+        let results = runtime().block_on(self.admin().create_topics([&topic], &AdminOptions::new())).unwrap();
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+    }
+
     /// Sets one of a topic's settings; all others get their defaults.
     pub(crate) fn configure_topic(&self, topic: &str, key: &str, value: &str) {
         let config = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(key, value);
