@@ -130,6 +130,37 @@ fn dropped_changes_are_those_of_backtest_through_a_kill() {
 }
 
 #[test]
+fn suppressed_changes_have_a_topic_of_their_own_each_once_through_a_kill() {
+    let elsewhere = crate::support::kafka::unique("suppressed");
+    let rig = Rig::shared("elsewhere")
+        .set("output.suppressed", "topic")
+        .set("output.suppressed_topic", &elsewhere)
+        .set("state.snapshot_interval", "1s");
+    let rules = rig.dir.path().join("rules.toml");
+    fs::write(&rules, rule("https", "port = 443\ncel = \"finding.count < 5\"")).unwrap();
+    let rig = rig.set("detection.suppress_file", &rules.display().to_string());
+    rig.produce(broker(), fleet());
+    let mut first = rig.start();
+    first.wait_for("some findings", |p| p.metrics().filter(|m| m.sum("firstseen_messages_total") >= 200.0));
+    first.kill();
+    let mut second = rig.start();
+    second.reached(fleet().iter().map(|m| m.arrival).max().unwrap());
+    second.drain();
+    let on = |topic: &str| rig.read(topic).into_iter().map(|w| String::from_utf8(w.payload).unwrap()).collect::<Vec<_>>();
+    let ends = |l: &&String| l.contains(r#""change":"closed""#) || l.contains(r#""change":"retracted""#);
+    let backtest: Vec<String> = rig.backtest(fleet(), &[]).lines().map(str::to_owned).collect();
+    let wanted = |suppressed: bool| -> Vec<String> {
+        backtest.iter().filter(|l| ends(l) || l.contains("suppressed_by") == suppressed).cloned().collect()
+    };
+    let (shown, hidden) = (on(&rig.findings), on(&elsewhere));
+    same(&shown, &wanted(false));
+    same(&hidden, &wanted(true));
+    let plain: Vec<String> = backtest.iter().map(|line| unmarked(line).0).collect();
+    same(&plain, expected());
+    say(&format!("rules: {} changes shown, {} elsewhere, each once through a kill", shown.len(), hidden.len()));
+}
+
+#[test]
 fn the_last_record_of_each_device_is_its_open_findings_through_a_kill() {
     let devices = crate::support::kafka::unique("devices");
     let rig = Rig::shared("grouped")
