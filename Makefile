@@ -19,7 +19,7 @@ lint: ## formatting, clippy and documentation, warnings refused
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" $(CARGO) doc --locked --no-deps --document-private-items
 
 bench: ## the figures of docs/benchmarks.md
-	$(CARGO) bench --locked --bench decode --bench state --bench backtest --bench kafka
+	$(CARGO) bench --locked --bench decode --bench state --bench backtest --bench kafka --bench recovery
 
 MINUTES ?= 1
 

@@ -1,5 +1,5 @@
-//! The service on a real broker (rows 3 and 4 of docs/benchmarks.md): throughput against a bare consumer that decodes and drops,
-//! and latency against a bare echo.
+//! The service on a real broker (rows 3, 4 and 7 of docs/benchmarks.md): throughput against a bare consumer that decodes and drops,
+//! latency against a bare echo, and what durability costs: throughput against the same pipeline without snapshots and journal.
 //!
 //! Throughput: a million records lie ready on four partitions; the time from the first message consumed to the last counts, for
 //! both, in alternating rounds, with snapshots every five seconds and the journal on disk. Latency: fifty messages of twenty records a
@@ -9,10 +9,14 @@
 #[path = "../tests/support/kafka.rs"]
 #[allow(dead_code, unreachable_pub, reason = "only a part of it is used here")]
 mod broker;
+#[path = "support/live.rs"]
+mod live;
+#[path = "support/undurable.rs"]
+mod undurable;
 
 use broker::{Broker, unique};
 use firstseen::config::Config;
-use firstseen::defender::{Decoder, DeviceInfo, Limits, NetworkEvent, Reason, Record, Sink};
+use firstseen::defender::{Decoder, Limits, Reason, Record, Sink};
 use firstseen::fleet::{Fleet, FleetOptions, render};
 use firstseen::host_clock;
 use firstseen::service::{Service, Shared};
@@ -28,6 +32,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use undurable::Undurable;
 
 /// As in the program.
 #[global_allocator]
@@ -38,18 +43,34 @@ const RECORDS: u64 = 1_000_000;
 const ROUNDS: usize = 3;
 const LATENCY_MESSAGES: usize = 3_000;
 const PACE: Duration = Duration::from_millis(20);
-const TENANT: &str = "72f988bf-86f1-41af-91ab-2d7cd011db47";
+/// Between snapshots, where they are not what is measured.
+const SNAPSHOTS: Span = Span::seconds(5);
 
 fn main() {
     let broker = Broker::start();
     let only = std::env::args().skip(1).find(|a| a != "--bench");
     // Latency first: the disk is busy for a while with the gigabytes that throughput writes.
-    if only.as_deref() != Some("throughput") {
+    let wanted = |name: &str| only.as_deref().is_none_or(|only| only == name);
+    if wanted("latency") {
         latency(&broker);
     }
-    if only.as_deref() != Some("latency") {
-        throughput(&broker);
+    if !wanted("throughput") && !wanted("durability") {
+        return;
     }
+    let input = records(&broker);
+    if wanted("throughput") {
+        throughput(&broker, &input);
+    }
+    if wanted("durability") {
+        durability(&broker, &input);
+    }
+}
+
+/// What lies ready on the input topic.
+struct Input {
+    topic: String,
+    messages: u64,
+    records: u64,
 }
 
 fn producer(broker: &Broker, compression: &str, linger: &str) -> BaseProducer {
@@ -148,7 +169,7 @@ impl Sink for Drop {
     }
 }
 
-fn throughput(broker: &Broker) {
+fn records(broker: &Broker) -> Input {
     let topic = broker.topic("records", PARTITIONS as u16);
     let options = FleetOptions { seed: 7, devices: 3_000, ..FleetOptions::default() }.with_total(RECORDS);
     let producer = producer(broker, "lz4", "20");
@@ -161,27 +182,82 @@ fn throughput(broker: &Broker) {
     }
     producer.flush(Duration::from_secs(60)).unwrap();
     println!("{records} records in {messages} messages on {PARTITIONS} partitions, {:.2} GB, lz4", bytes as f64 / 1e9);
+    Input { topic, messages, records }
+}
+
+fn throughput(broker: &Broker, input: &Input) {
     let (mut bare_best, mut ours_best) = ([f64::MAX; 2], [f64::MAX; 2]);
     for round in 0..ROUNDS {
         println!("round {round}");
-        let spent = bare(broker, &topic, messages, records);
+        let spent = bare(broker, input);
         bare_best = [0, 1].map(|n| spent[n].min(bare_best[n]));
-        let spent = service(broker, &topic, messages, records);
+        let spent = service(broker, input, SNAPSHOTS);
         ours_best = [0, 1].map(|n| spent[n].min(ours_best[n]));
     }
-    for (name, [wall, cpu]) in [("bare consumer", bare_best), ("firstseen", ours_best)] {
-        println!("{name:<16}{wall:>8.2} s wall {cpu:>8.2} s CPU {:>12.0} records/s", records as f64 / wall);
+    result(input, ("bare consumer", bare_best), ("firstseen", ours_best), 0.75);
+}
+
+/// The service with a snapshot every second against the same without snapshots and journal.
+fn durability(broker: &Broker, input: &Input) {
+    let (mut without_best, mut with_best) = ([f64::MAX; 2], [f64::MAX; 2]);
+    for round in 0..ROUNDS {
+        println!("round {round}, durability");
+        let spent = without(broker, input);
+        without_best = [0, 1].map(|n| spent[n].min(without_best[n]));
+        let spent = service(broker, input, Span::seconds(1));
+        with_best = [0, 1].map(|n| spent[n].min(with_best[n]));
     }
-    println!("ratio, wall time: {:.2}; CPU time: {:.2}", bare_best[0] / ours_best[0], bare_best[1] / ours_best[1]);
+    result(input, ("without", without_best), ("durable", with_best), 0.9);
+}
+
+fn result(input: &Input, other: (&str, [f64; 2]), ours: (&str, [f64; 2]), target: f64) {
+    for (name, [wall, cpu]) in [other, ours] {
+        println!("{name:<16}{wall:>8.2} s wall {cpu:>8.2} s CPU {:>12.0} records/s", input.records as f64 / wall);
+    }
+    let ratio = other.1[0] / ours.1[0];
+    let verdict = if ratio >= target { "met" } else { "missed" };
+    println!("ratio, wall time: {ratio:.2} (target {target}: {verdict}); CPU time: {:.2}", other.1[1] / ours.1[1]);
+}
+
+/// Consumes, decides and publishes, and keeps nothing.
+fn without(broker: &Broker, input: &Input) -> [f64; 2] {
+    let (config, dir) = config(broker, &input.topic, SNAPSHOTS);
+    let pipeline = Undurable::start(&config);
+    let spent = until_consumed(&pipeline.shared, input.messages, || {});
+    let open = pipeline.shared.view.open_findings();
+    pipeline.stop();
+    println!("  without {:.2} s wall, {:.2} s CPU ({}); {open} findings open", spent.wall, spent.cpu, spent.by_thread);
+    let _ = fs::remove_dir_all(dir);
+    [spent.wall, spent.cpu]
+}
+
+struct Spent {
+    wall: f64,
+    cpu: f64,
+    by_thread: String,
+}
+
+/// From the first message consumed to the last.
+fn until_consumed(shared: &Shared, messages: u64, check: impl Fn()) -> Spent {
+    let consumed = || shared.consumed.load(Ordering::Acquire);
+    while consumed() == 0 {
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    let (begun, before, threads_before) = (Instant::now(), cpu(), threads());
+    while consumed() < messages {
+        check();
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Spent { wall: begun.elapsed().as_secs_f64(), cpu: cpu() - before, by_thread: by_thread(&threads_before, &threads()) }
 }
 
 /// Consumes, decodes and drops.
-fn bare(broker: &Broker, topic: &str, messages: u64, records: u64) -> [f64; 2] {
-    let consumer = consumer(broker, topic, Offset::Beginning);
+fn bare(broker: &Broker, input: &Input) -> [f64; 2] {
+    let consumer = consumer(broker, &input.topic, Offset::Beginning);
     let limits = Limits { independent_clock: None, max_clock_skew: Span::hours(1) };
     let (mut decoder, mut sink, mut n) = (Decoder::new(), Drop(0), 0);
     let mut begun = None;
-    while n < messages {
+    while n < input.messages {
         let Some(message) = consumer.poll(Duration::from_millis(100)) else { continue };
         let message = message.unwrap();
         begun.get_or_insert_with(|| (Instant::now(), cpu(), threads()));
@@ -190,12 +266,12 @@ fn bare(broker: &Broker, topic: &str, messages: u64, records: u64) -> [f64; 2] {
     }
     let (wall, before, threads_before) = begun.unwrap();
     let spent = [wall.elapsed().as_secs_f64(), cpu() - before];
-    assert_eq!(sink.0, records);
+    assert_eq!(sink.0, input.records);
     println!("  bare consumer {:.2} s wall, {:.2} s CPU ({})", spent[0], spent[1], by_thread(&threads_before, &threads()));
     spent
 }
 
-fn config(broker: &Broker, topic: &str) -> (Config, PathBuf) {
+fn config(broker: &Broker, topic: &str, snapshots: Span) -> (Config, PathBuf) {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique("bench-service"));
     let _ = fs::remove_dir_all(&dir);
     let mut config = Config::default();
@@ -205,7 +281,7 @@ fn config(broker: &Broker, topic: &str) -> (Config, PathBuf) {
     config.output.findings_topic = unique("findings");
     config.output.dead_letter_topic = unique("dead-letters");
     config.state.dir = dir.clone();
-    config.state.snapshot_interval = Span::seconds(5);
+    config.state.snapshot_interval = snapshots;
     (config, dir)
 }
 
@@ -214,43 +290,35 @@ fn drain(service: Service) {
     service.ended(Duration::from_secs(30)).expect("it drains").unwrap();
 }
 
-fn service(broker: &Broker, topic: &str, messages: u64, records: u64) -> [f64; 2] {
-    let (config, dir) = config(broker, topic);
+fn service(broker: &Broker, input: &Input, snapshots: Span) -> [f64; 2] {
+    let (config, dir) = config(broker, &input.topic, snapshots);
     let on_disk = written();
     let service = Service::start(&config, Shared::default()).unwrap();
-    let consumed = || service.shared.consumed.load(Ordering::Acquire);
-    while consumed() == 0 {
-        std::thread::sleep(Duration::from_micros(200));
-    }
-    let (begun, before, threads_before) = (Instant::now(), cpu(), threads());
-    while consumed() < messages {
-        assert!(service.ended(Duration::from_millis(2)).is_none(), "it must go on");
-    }
-    let spent = [begun.elapsed().as_secs_f64(), cpu() - before];
-    let spent_by_thread = by_thread(&threads_before, &threads());
+    let spent = until_consumed(&service.shared, input.messages, || assert!(service.ended(Duration::ZERO).is_none(), "it must go on"));
     let open = service.shared.view.open_findings();
+    let begun = Instant::now();
     drain(service);
-    let drained = begun.elapsed().as_secs_f64() - spent[0];
+    let drained = begun.elapsed().as_secs_f64();
     let on_disk = written() - on_disk;
     println!(
-        "  firstseen {:.2} s wall, {:.2} s CPU ({spent_by_thread}), drained in {drained:.2} s more; {open} findings open; {:.1} MB written to disk, {:.1} bytes a record",
-        spent[0],
-        spent[1],
+        "  firstseen {:.2} s wall, {:.2} s CPU ({}), drained in {drained:.2} s more; {open} findings open; {:.1} MB written to disk, {:.1} bytes a record",
+        spent.wall,
+        spent.cpu,
+        spent.by_thread,
         on_disk as f64 / 1e6,
-        on_disk as f64 / records as f64
+        on_disk as f64 / input.records as f64
     );
     let _ = fs::remove_dir_all(dir);
-    spent
+    [spent.wall, spent.cpu]
 }
 
 fn latency(broker: &Broker) {
     let (input, echo) = (broker.topic("live", PARTITIONS as u16), broker.topic("echo", PARTITIONS as u16));
-    let (config, dir) = config(broker, &input);
+    let (config, dir) = config(broker, &input, SNAPSHOTS);
     let service = Service::start(&config, Shared::default()).unwrap();
     let producer = producer(broker, "none", "0");
     // The servers make themselves known.
-    let infos: Vec<Vec<u8>> = (0..20).map(info).collect();
-    send(&producer, &input, 0, millis(host_clock::now()), &render::message(&infos));
+    send(&producer, &input, 0, millis(host_clock::now()), &live::infos(host_clock::now()));
     producer.flush(Duration::from_secs(10)).unwrap();
     broker::wait_for("the servers to be known", || (service.shared.consumed.load(Ordering::Acquire) > 0).then_some(()));
 
@@ -276,16 +344,13 @@ fn latency(broker: &Broker) {
         (arrivals, ready, thread)
     };
     // The two are the same but for what is listened to.
-    let (findings, findings_ready, first) = listen(&config.output.findings_topic, |payload| {
-        let text = std::str::from_utf8(payload).unwrap();
-        let address = text.split("\"ip\":\"203.").nth(1)?.split('"').next()?;
-        let mut parts = address.split('.').map(|part| part.parse::<usize>().unwrap());
-        Some(parts.next()? * 65_536 + parts.next()? * 256 + parts.next()?)
-    });
+    let (findings, findings_ready, first) = listen(&config.output.findings_topic, live::number);
     let (echoes, echoes_ready, second) = listen(&echo, |payload| Some(u32::from_be_bytes(payload[..4].try_into().unwrap()) as usize));
     let mut sent = vec![None; LATENCY_MESSAGES + 100];
     let one = |n: usize, sent: &mut Vec<Option<Instant>>| {
-        let payload = live(n);
+        let at = host_clock::now();
+        let records: Vec<Vec<u8>> = std::iter::once(live::rare(n, at)).chain((1..20).map(|i| live::common(n, i, at))).collect();
+        let payload = render::message(&records);
         let mut mirrored = payload.clone();
         mirrored[..4].copy_from_slice(&(n as u32).to_be_bytes());
         let partition = n as i32 % PARTITIONS;
@@ -333,51 +398,4 @@ fn latency(broker: &Broker) {
         println!("{name:<10} p50 {:>7.1}  p90 {:>7.1}  p99 {:>7.1}  max {:>7.1}", at(0.5), at(0.9), at(0.99), at(1.0));
     }
     println!("p99 of findings is {:.1} ms above the echo's", p99[1] - p99[0]);
-}
-
-fn name(server: usize) -> String {
-    format!("srv-{server:02}.corp.example")
-}
-
-fn info(server: usize) -> Vec<u8> {
-    let (name, mut out) = (name(server), Vec::new());
-    let now = host_clock::now();
-    let info = DeviceInfo { timestamp: now, device_id: &name, device_name: &name, os_platform: "WindowsServer2022", device_type: "Server" };
-    render::render_device(&mut out, now, TENANT, &info, true);
-    out
-}
-
-/// Twenty records: one of a server and an address never seen, the others of what everybody talks to.
-fn live(n: usize) -> Vec<u8> {
-    let now = host_clock::now();
-    let records: Vec<Vec<u8>> = (0..20)
-        .map(|i| {
-            let server = name(if i == 0 { n % 5 } else { i });
-            let ip = if i == 0 { format!("203.{}.{}.{}", n >> 16 & 255, n >> 8 & 255, n & 255) } else { format!("198.18.0.{i}") };
-            let id = format!("{server}{}", (n + i) % 40);
-            let event = NetworkEvent {
-                timestamp: now.minus(Span::seconds(1)),
-                device_id: (if i == 0 { &server } else { &id }).into(),
-                device_name: &server,
-                report_id: (n * 20 + i) as i64,
-                action_type: "ConnectionSuccess".into(),
-                remote_ip: &ip,
-                remote_ip_type: "Public".into(),
-                remote_port: Some(443),
-                remote_url: "telemetry.niche.example",
-                company: if i == 0 { "Niche Software GmbH" } else { "Common Software Inc." },
-                product: "Niche Service".into(),
-                file_name: "niche.exe".into(),
-                folder_path: "c:\\program files\\niche\\niche.exe".into(),
-                command_line: "\"c:\\program files\\niche\\niche.exe\" --service".into(),
-                sha256: "9e6f0b6e".into(),
-                account_name: "system".into(),
-                account_domain: "nt authority".into(),
-            };
-            let mut out = Vec::new();
-            render::render_network(&mut out, now, TENANT, &event, true);
-            out
-        })
-        .collect();
-    render::message(&records)
 }

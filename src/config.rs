@@ -127,6 +127,8 @@ pub struct Output {
     pub suppressed: Fate,
     /// Least arrival-clock time between a finding's last written change and its next update.
     pub update_interval: Span,
+    /// How long after a crash's restart what the dead process may have sent is held back.
+    pub settle_delay: Span,
 }
 
 /// `[state]`: what is kept on disk.
@@ -290,6 +292,7 @@ impl Config {
                 _ => Fate::Mark,
             },
             update_interval: r.span("output.update_interval"),
+            settle_delay: r.span("output.settle_delay"),
         };
         let format = r.choice("output.format");
         r.refuse(format != "firstseen", "output.format", || {

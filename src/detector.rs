@@ -20,6 +20,7 @@ macro_rules! turn {
     };
 }
 
+mod address;
 mod candidate;
 mod change;
 mod check;
@@ -36,6 +37,8 @@ mod index;
 mod judge;
 mod look_ahead;
 mod message;
+mod packed;
+mod pool;
 mod settings;
 pub mod sketch;
 mod slab;
@@ -389,7 +392,7 @@ impl Detector {
                 Message::Unwatch { destination, candidate } => self.destinations.unwatch(destination, candidate),
                 Message::Answer { candidate, answer } => {
                     if let Some(row) = self.candidates.get_mut(candidate) {
-                        row.answer = Some(answer);
+                        row.answer = Some(Box::new(answer));
                         self.dirty.push(candidate);
                     }
                 }

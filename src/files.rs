@@ -48,8 +48,8 @@ pub enum FileError {
     /// `-` was given twice.
     #[error("standard input can be read only once: give - a single time")]
     StdinTwice,
-    /// Reading broke off, as at the cut end of a gzip file: the lines before `line` were read, it and the rest of the file are lost.
-    #[error("{path} is damaged or cut at line {line}: {source}; the {} before it were read, the rest of the file was not", lines(line.saturating_sub(1)), path = path.display())]
+    /// Reading broke off, as at the cut end of a gzip file, or at a Zstandard frame whose window is too large: the lines before `line` were read, it and the rest of the file are lost.
+    #[error("{path} can't be read from line {line} on: {source}; the {} before it were read, the rest of the file was not", lines(line.saturating_sub(1)), path = path.display())]
     Damaged {
         /// The file.
         path: PathBuf,

@@ -182,6 +182,9 @@ fn snapshot_of(sections: &[(Section, Vec<u8>)]) -> Vec<u8> {
 }
 
 #[cfg(test)]
+mod seeds;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::path::Path;

@@ -111,6 +111,7 @@ pub struct Metrics {
     latency: Histogram,
     tracked: IntGaugeVec,
     timers: IntGauge,
+    held: IntGauge,
     disk: IntGauge,
     snapshot: Histogram,
     sync: Histogram,
@@ -169,6 +170,10 @@ impl Metrics {
             latency: histogram("pipeline_latency_seconds", "From the broker's append of a record to the acknowledged finding.", LATENCY),
             tracked: gauges("tracked", "Entries of the state.", &["kind"]),
             timers: gauge("timers", "Timers that wait."),
+            held: gauge(
+                "held_back_messages",
+                "Messages that a killed process may have sent, held back until the output topics have settled.",
+            ),
             disk: gauge("state_disk_bytes", "Size of the state directory."),
             snapshot: histogram("snapshot_seconds", "Time that a snapshot took.", STATE),
             sync: histogram("journal_sync_seconds", "Time that a sync of the order journal took.", SYNC),
@@ -266,6 +271,11 @@ impl Metrics {
     /// The state holds so many entries of a kind.
     pub fn set_tracked(&self, kind: Tracked, n: u64) {
         self.tracked.with_label_values(&[kind.as_str()]).set(whole(n));
+    }
+
+    /// So many messages are held back after a crash.
+    pub fn set_held_back(&self, n: u64) {
+        self.held.set(whole(n));
     }
 
     /// So many timers wait.
@@ -384,6 +394,7 @@ mod tests {
         m.finding_acknowledged(Duration::from_millis(30));
         m.set_tracked(Tracked::Vendor, 9);
         m.set_timers(10);
+        m.set_held_back(14);
         m.set_state_disk_bytes(11);
         m.snapshot_written(start + Duration::from_secs(10), Duration::from_secs(2));
         m.journal_synced(Duration::from_millis(3));
@@ -414,6 +425,7 @@ mod tests {
             "firstseen_tracked{kind=\"vendor\"} 9",
             "firstseen_tracked{kind=\"connection\"} 0",
             "firstseen_timers 10",
+            "firstseen_held_back_messages 14",
             "firstseen_state_disk_bytes 11",
             "firstseen_snapshot_seconds_sum 2",
             "firstseen_journal_sync_seconds_count 1",

@@ -51,8 +51,14 @@ pub enum Bug {
     SegmentNumbersKept,
     /// A revoked partition's position is forgotten.
     RevokedPositionForgotten,
-    /// What a dead process still had on its way to the brokers is not looked for when they have given up on it.
+    /// What a dead process still had on its way to the brokers is not looked for when the topics have settled.
     LateWritesNotLookedFor,
+    /// What a dead process may have sent is published again without waiting.
+    DoubtfulNotHeld,
+    /// A change does not wait for one before it, of the same finding, that is held.
+    HeldChangesOvertaken,
+    /// A snapshot begins while something is held.
+    SnapshotWhileHeld,
 }
 
 impl Bug {
@@ -82,6 +88,9 @@ impl Bug {
         Bug::SegmentNumbersKept,
         Bug::RevokedPositionForgotten,
         Bug::LateWritesNotLookedFor,
+        Bug::DoubtfulNotHeld,
+        Bug::HeldChangesOvertaken,
+        Bug::SnapshotWhileHeld,
     ];
 }
 

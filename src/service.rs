@@ -13,6 +13,7 @@ mod idle;
 pub mod publisher;
 pub mod restore;
 mod rules;
+mod settling;
 pub mod snapshots;
 mod start;
 

@@ -21,8 +21,10 @@ use crate::time::Ticks;
 use std::collections::{HashMap, HashSet, VecDeque};
 
 mod grouped;
+mod held;
 mod reconcile;
 use grouped::Grouped;
+use held::{Held, Name};
 pub use reconcile::Last;
 use reconcile::Lossy;
 
@@ -122,19 +124,23 @@ pub struct Task {
     lossy: Option<Lossy>,
     /// A record a device is written as well.
     grouped: Option<Grouped>,
+    /// What waits until the output topics have settled; `None` when nothing does.
+    held: Option<Held>,
     /// Messages that were replayed.
     pub replayed: u64,
 }
 
-/// Writes a change where it belongs and does not stand yet: the findings topic, the topic of suppressed changes, or both.
-fn publish(format: &Format, published: &Published, change: &Change, appended: Option<Ticks>, out: &mut Turnout) {
-    let name = (change.id, change.revision);
-    if format.suppression.lets_out(change) && !published.changes.contains(&name) {
-        out.publications.push(publication(format, change, appended));
+/// What is to be written of a change where it belongs and does not stand yet: the findings topic, the topic of suppressed changes, or both.
+fn publications_of(format: &Format, published: &Published, change: &Change, appended: Option<Ticks>) -> Vec<(Name, Publication)> {
+    let (id, revision) = (change.id, change.revision);
+    let mut publications = Vec::new();
+    if format.suppression.lets_out(change) && !published.changes.contains(&(id, revision)) {
+        publications.push((Name::Change(id, revision), publication(format, change, appended)));
     }
-    if let Some(topic) = format.suppression.elsewhere(change).filter(|_| !published.suppressed.contains(&name)) {
-        out.publications.push(in_topic_of_suppressed(publication(format, change, appended), topic));
+    if let Some(topic) = format.suppression.elsewhere(change).filter(|_| !published.suppressed.contains(&(id, revision))) {
+        publications.push((Name::Suppressed(id, revision), in_topic_of_suppressed(publication(format, change, appended), topic)));
     }
+    publications
 }
 
 /// The same message for the topic of suppressed changes; its header tells a start that reads it back.
@@ -162,6 +168,7 @@ struct Sorter<'a> {
     published: &'a mut Published,
     replaying: bool,
     lossy: Option<&'a mut Lossy>,
+    held: Option<&'a mut Held>,
     source: Option<(&'a str, i32, i64)>,
     appended: Option<Ticks>,
     out: &'a mut Turnout,
@@ -173,12 +180,12 @@ impl Output for Sorter<'_> {
         if let Some(lossy) = &mut self.lossy {
             lossy.hold(&change);
         } else {
-            let from = self.out.publications.len();
-            publish(self.format, self.published, &change, self.appended, self.out);
-            if let Some(publication) = self.out.publications.get(from).filter(|_| self.replaying) {
+            let publications = publications_of(self.format, self.published, &change, self.appended);
+            if let Some((_, publication)) = publications.first().filter(|_| self.replaying) {
                 let open = matches!(change.kind, ChangeKind::Opened | ChangeKind::Updated);
                 self.published.note(change.id, change.revision, open, &publication.outgoing.payload);
             }
+            publications.into_iter().for_each(|(name, publication)| self.publish(name, publication));
         }
         self.out.changes.push(*change);
     }
@@ -201,7 +208,17 @@ impl Output for Sorter<'_> {
         }
         let key = format!("{topic}/{partition}/{offset}").into_bytes();
         let outgoing = Outgoing { topic: self.format.dead_letter_topic.clone(), key, headers, payload: letter.raw.to_vec(), token: 0 };
-        self.out.publications.push(Publication { outgoing, appended: None });
+        self.publish(Name::DeadLetter(name), Publication { outgoing, appended: None });
+    }
+}
+
+impl Sorter<'_> {
+    fn publish(&mut self, name: Name, publication: Publication) {
+        let (held, replaying) = (self.held.as_deref_mut(), self.replaying);
+        self.out.publications.extend(match held {
+            Some(held) => held.take(name, publication, replaying),
+            None => Some(publication),
+        });
     }
 }
 
@@ -229,6 +246,7 @@ impl Task {
             published,
             lossy: None,
             grouped: None,
+            held: None,
             replayed: 0,
         }
     }
@@ -270,13 +288,6 @@ impl Task {
     #[must_use]
     pub fn already_published(&self) -> usize {
         self.published.changes.len() + self.published.suppressed.len() + self.published.dead_letters.len()
-    }
-
-    /// These turned out to stand in the output topics as well.
-    pub fn also_published(&mut self, more: Published) {
-        self.published.changes.extend(more.changes);
-        self.published.suppressed.extend(more.suppressed);
-        self.published.dead_letters.extend(more.dead_letters);
     }
 
     /// Where each partition goes on.
@@ -356,7 +367,8 @@ impl Task {
             let mut gap_ends = self.feed.detector.in_gap().then_some(origin.partition);
             let source = self.partitions.get(origin.partition).map(|of| (of.topic.as_str(), of.partition, origin.offset));
             let (published, replaying, lossy) = (&mut self.published, self.replay.is_some(), self.lossy.as_mut());
-            let mut sorter = Sorter { format: &self.format, published, replaying, lossy, source, appended: origin.timestamp, out };
+            let (format, held) = (&self.format, self.held.as_mut());
+            let mut sorter = Sorter { format, published, replaying, lossy, held, source, appended: origin.timestamp, out };
             self.feed.batch(batch, &mut sorter);
             self.end_gap(&mut gap_ends);
         }
@@ -403,36 +415,9 @@ impl Task {
     }
 
     fn advance(&mut self, tenant: &str, to: Ticks, replaying: bool, out: &mut Turnout) {
-        let (published, lossy) = (&mut self.published, self.lossy.as_mut());
-        let mut sorter = Sorter { format: &self.format, published, replaying, lossy, source: None, appended: None, out };
+        let (published, lossy, held) = (&mut self.published, self.lossy.as_mut(), self.held.as_mut());
+        let mut sorter = Sorter { format: &self.format, published, replaying, lossy, held, source: None, appended: None, out };
         self.feed.advance(tenant, to, &mut sorter);
-    }
-
-    /// The source has delivered all that the journal lists: what comes now is live. True when a snapshot must count before more is
-    /// consumed: messages were gone, or settings changed, which stands in no journal.
-    pub fn replay_done(&mut self, out: &mut Turnout) -> bool {
-        let changes_from = out.changes.len();
-        for entry in self.replay.take().unwrap_or_default() {
-            if let Entry::Advance { tenant, to } = entry {
-                self.advance(&tenant, to, true, out);
-            }
-        }
-        let lossy = self.lossy.take();
-        let changed = *self.feed.detector.settings() != self.configured;
-        let must_store = lossy.is_some() || changed;
-        if let Some(lossy) = lossy {
-            self.reconcile(lossy, out);
-        }
-        if changed {
-            self.format.settings = self.configured.clone();
-            let published = &mut self.published;
-            let mut sorter = Sorter { format: &self.format, published, replaying: true, lossy: None, source: None, appended: None, out };
-            self.feed.change_settings(self.configured.clone(), &mut sorter);
-        }
-        self.published = Published::default();
-        self.group(changes_from, out);
-        self.group_all(out);
-        must_store
     }
 
     /// Moves the arrival clock of every tenant that is behind `to`: the input is idle.

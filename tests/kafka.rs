@@ -528,3 +528,107 @@ fn a_broker_that_stands_still_or_dies_costs_time_and_nothing_else() {
         assert!(last.insert(key, token).is_none_or(|before| before + 5 == token), "order of {key}");
     }
 }
+
+type Delivered = Result<(i32, i64), SinkError>;
+
+/// A change that is refused for good and one of the same finding right behind it, both on their way at the same time.
+fn refused_and_next(sink: &Sink, topic: &str) -> (Delivered, Delivered) {
+    sink.publish(outgoing(topic, "finding", 1)).unwrap();
+    sink.flush(PATIENCE).unwrap();
+    let mut large = outgoing(topic, "finding", 2);
+    // It does not compress: the broker, not the client, finds it too large.
+    let mut random = numbers(5);
+    large.payload = (0..1_000).flat_map(|_| random().to_le_bytes()).collect();
+    sink.publish(large).unwrap();
+    // Not in one batch with it.
+    std::thread::park_timeout(Duration::from_millis(20));
+    for token in 3..10 {
+        if sink.publish(outgoing(topic, "finding", token)).is_err() {
+            break;
+        }
+    }
+    let _ = sink.flush(PATIENCE);
+    let mut results: HashMap<u64, _> = sink.deliveries().try_iter().map(|d| (d.token, d.result)).collect();
+    (results.remove(&2).unwrap(), results.remove(&3).unwrap_or(Err(SinkError::Fatal { reason: "not taken".to_owned() })))
+}
+
+#[test]
+fn nothing_is_written_behind_a_change_that_is_refused_but_where_gaps_are_allowed() {
+    let settings = broker().settings("g");
+    let tokens = |topic: &str| -> Vec<String> { read(&settings, topic, &BTreeMap::new()).0.into_iter().map(|r| r.3).collect() };
+    let (findings, dead) = (unique("gapless"), unique("lenient"));
+    for topic in [&findings, &dead] {
+        broker().narrow_topic(topic, 3_000);
+    }
+    let sink = Sink::lenient_for(&dead, &settings, SinkLimits::default()).unwrap();
+    let (refused, next) = refused_and_next(&sink, &dead);
+    assert_eq!(refused, Err(SinkError::TooLarge { topic: dead.clone() }));
+    assert!(next.is_ok() && sink.fatal().is_none(), "{next:?}");
+    assert_eq!(tokens(&dead), ["1", "3", "4", "5", "6", "7", "8", "9"]);
+    let (refused, next) = refused_and_next(&sink, &findings);
+    assert_eq!(refused, Err(SinkError::TooLarge { topic: findings.clone() }));
+    assert!(next.is_err(), "{next:?}");
+    assert_eq!(sink.fatal(), Some(SinkError::TooLarge { topic: findings.clone() }));
+    assert_eq!(tokens(&findings), ["1"]);
+}
+
+#[test]
+fn a_member_that_was_killed_gets_its_partitions_back_before_its_session_is_over() {
+    let topic = broker().topic("returns", 2);
+    let mut config = config(&[&topic]);
+    config.settings.properties.insert("session.timeout.ms".into(), "45000".into());
+    config.member = Some("the-same".to_owned());
+    let first = start(config.clone()).unwrap();
+    until(&first, caught_up);
+    // The second comes while the first is there: for the group, as if that had been killed. It gets all at once, and the first ends.
+    let second = start(config).unwrap();
+    let events = until(&second, caught_up);
+    assert!(matches!(&events[0], SourceEvent::Assigned(all) if all.len() == 2), "{events:?}");
+    let events = until(&first, |e| matches!(e, SourceEvent::Fatal(_)));
+    let Some(SourceEvent::Fatal(error @ SourceError::Replaced { .. })) = events.last() else { panic!("{events:?}") };
+    assert!(error.to_string().contains("a copy of this state directory"), "{error}");
+    broker().produce(&topic, [(0, 1, b"x".as_slice())]);
+    until(&second, |e| matches!(e, SourceEvent::Messages(_)));
+    first.stop();
+    second.stop();
+}
+
+#[test]
+fn a_member_under_a_name_of_its_own_leaves_the_group_when_it_is_stopped() {
+    let topic = broker().topic("leaves", 2);
+    let mut config = config(&[&topic]);
+    // Longer than the test waits for anything.
+    config.settings.properties.insert("session.timeout.ms".into(), "180000".into());
+    config.member = Some("one".to_owned());
+    let first = start(config.clone()).unwrap();
+    until(&first, caught_up);
+    first.stop();
+    config.member = Some("another".to_owned());
+    let second = start(config).unwrap();
+    let events = until(&second, |e| matches!(e, SourceEvent::Assigned(_) | SourceEvent::PartialAssignment { .. }));
+    assert!(matches!(&events[..], [SourceEvent::Assigned(all)] if all.len() == 2), "{events:?}");
+    second.stop();
+}
+
+#[test]
+fn a_member_that_comes_back_gets_the_partitions_that_were_added_meanwhile() {
+    let topic = broker().topic("grown", 2);
+    let mut config = config(&[&topic]);
+    config.settings.properties.insert("session.timeout.ms".into(), "45000".into());
+    config.member = Some("grown".to_owned());
+    // Nothing of the new partition is noticed while it runs.
+    config.settings.properties.insert("topic.metadata.refresh.interval.ms".into(), "600000".into());
+    let first = start(config.clone()).unwrap();
+    until(&first, caught_up);
+    broker().add_partitions(&topic, 3);
+    wait_for("all brokers to know the new partition", || {
+        let admin = Admin::new(&broker().settings("g"), PATIENCE).unwrap();
+        (admin.partitions(&topic).unwrap().unwrap().len() == 3).then_some(())
+    });
+    let second = start(config).unwrap();
+    let events = until(&second, caught_up);
+    assert!(events.iter().any(|e| matches!(e, SourceEvent::Assigned(all) if all.len() == 3)), "{events:?}");
+    assert!(!events.iter().any(|e| matches!(e, SourceEvent::PartialAssignment { .. })), "{events:?}");
+    drop(first);
+    second.stop();
+}

@@ -4,8 +4,14 @@
 
 mod support;
 
+#[path = "service/bombs.rs"]
+mod bombs;
+#[path = "service/commits.rs"]
+mod commits;
 #[path = "service/dead_letters.rs"]
 mod dead_letters;
+#[path = "service/disk_answers.rs"]
+mod disk_answers;
 #[path = "service/end_to_end.rs"]
 mod end_to_end;
 #[path = "service/input_answers.rs"]

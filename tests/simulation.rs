@@ -75,7 +75,7 @@ fn what_is_published_is_the_undisturbed_runs_whatever_fails() {
     let took = begun.elapsed().as_secs_f64();
     let sum = |of: fn(&Outcome) -> u64| all.iter().map(of).sum::<u64>();
     say(&format!(
-        "simulation: {} seeds in {took:.1} s ({:.1} a second), {} effects, {} crashes ({} with loss of power), {} failures, {} drains, {} of {} messages replayed, {} clock advances, {} changes and {} dead letters compared",
+        "simulation: {} seeds in {took:.1} s ({:.1} a second), {} effects, {} crashes ({} with loss of power), {} failures, {} drains, {} of {} messages replayed, {} held back, {} clock advances, {} changes and {} dead letters compared",
         all.len(),
         all.len() as f64 / took,
         sum(|o| o.effects),
@@ -85,6 +85,7 @@ fn what_is_published_is_the_undisturbed_runs_whatever_fails() {
         sum(|o| o.drains),
         sum(|o| o.replayed),
         sum(|o| o.messages),
+        sum(|o| o.held),
         sum(|o| o.advances),
         sum(|o| o.changes),
         sum(|o| o.dead_letters),
@@ -95,6 +96,7 @@ fn what_is_published_is_the_undisturbed_runs_whatever_fails() {
         sum(|o| o.failures),
         sum(|o| o.drains),
         sum(|o| o.replayed),
+        sum(|o| o.held),
         sum(|o| o.advances),
         sum(|o| o.changes),
         sum(|o| o.dead_letters),

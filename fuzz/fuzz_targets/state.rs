@@ -1,3 +1,5 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| firstseen::fuzzing::state(bytes));
+mod counted;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| counted::run(firstseen::fuzzing::state, bytes));

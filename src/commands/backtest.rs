@@ -47,6 +47,8 @@ struct Place {
 
 /// A block is closed at this many bytes.
 const BLOCK: usize = 1 << 20;
+/// What a line takes beside its bytes, at most, in bytes: a dead letter's row. A file may hold lines of one byte.
+const LINE: usize = 256;
 /// Blocks that wait before and behind each decoder.
 const DEPTH: usize = 2;
 
@@ -141,7 +143,7 @@ fn start_reading(
                 }
                 None => false,
             };
-            if !more || block.bytes.len() >= BLOCK {
+            if !more || block.bytes.len() + LINE * block.lines.len() >= BLOCK {
                 read.store(source.bytes_read(), Ordering::Relaxed);
                 if !inlet.send(std::mem::take(&mut block)) || !more {
                     return;

@@ -106,6 +106,12 @@ pub(super) const KEYS: &[Key] = &[
         "Least time, on the arrival clock, between an open finding's written changes and its next update; `\"0s\"` writes each.",
     ),
     key(
+        "output.settle_delay",
+        Kind::Span,
+        r#""30s""#,
+        "After a crash: how long changes that the dead process may have sent, and that no topic shows yet, are held back before they are written again. New changes don't wait.",
+    ),
+    key(
         "state.mode",
         Kind::Choice(&["standalone", "cluster"]),
         r#""standalone""#,

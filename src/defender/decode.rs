@@ -14,6 +14,7 @@
 //! | nothing, or only white space | `empty` |
 //! | longer than 32 MiB | `too_large`, unread |
 //! | no object, no `records`, or `records` null | `no_records`; any other type than array: `records_not_array`. An empty array is a message without records |
+//! | more than 32,768 elements in `records` | the whole message is a dead letter, `too_many_records`: each element may become a dead letter of its own, and two bytes are enough for one |
 //! | element that is no object | that record is a dead letter, `record_not_object`; its siblings count. So with every rule below |
 //! | nesting beyond 128 levels in a record | `too_deep`. Outside of records nesting is skipped, however deep |
 //! | a key that comes twice | the last one holds: in the message, in the envelope and in `properties`; columns of an earlier `properties` are forgotten. Keys are compared by meaning, after their escapes |
@@ -44,6 +45,10 @@ use crate::time::{Span, Ticks};
 
 /// Longest message that is read, in bytes. Brokers allow 1 MB by default; this bounds what a file's line can cost.
 pub const MAX_MESSAGE_BYTES: usize = 32 << 20;
+
+/// Most elements of `records` that are read. A record has a thousand bytes as a rule; this bounds what a message of tiny elements, each a dead
+/// letter of its own, unfolds into.
+pub const MAX_RECORDS: u32 = 1 << 15;
 
 /// Deepest nesting of a record, itself included, in levels.
 pub const MAX_RECORD_DEPTH: usize = 128;
@@ -196,7 +201,7 @@ impl<'a> Reading<'a> {
 
     fn message(&mut self, open: &'a mut Vec<u8>) -> Result<(), Fault> {
         let mut scanner = self.scanner(open)?;
-        let mut records = Token::NULL;
+        let (mut records, mut elements) = (Token::NULL, 0);
         if scanner.peek() == b'{' {
             scanner.bump();
             let mut first = true;
@@ -210,7 +215,7 @@ impl<'a> Reading<'a> {
                 // Of several, the last one holds.
                 self.forget();
                 records = if scanner.peek() == b'[' {
-                    self.elements(&mut scanner)?;
+                    elements = self.elements(&mut scanner)?;
                     Token::ARRAY
                 } else {
                     scanner.value()?
@@ -221,20 +226,26 @@ impl<'a> Reading<'a> {
         }
         scanner.end()?;
         match records {
+            Token::ARRAY if elements > MAX_RECORDS => Err(Fault::TooManyRecords { records: elements, limit: MAX_RECORDS }),
             Token::ARRAY => Ok(()),
             Token::NULL => Err(Fault::NoRecords),
             other => Err(Fault::RecordsNotArray { found: other.describe() }),
         }
     }
 
-    fn elements(&mut self, scanner: &mut Scanner<'_>) -> Result<(), Fault> {
+    /// How many there are. Those beyond the limit need only be JSON: none of the message will count.
+    fn elements(&mut self, scanner: &mut Scanner<'_>) -> Result<u32, Fault> {
         scanner.bump();
         let mut index = 0;
         while scanner.array_goes_on(index == 0)? {
-            self.element(scanner, index)?;
+            if index < MAX_RECORDS {
+                self.element(scanner, index)?;
+            } else {
+                scanner.value()?;
+            }
             index += 1;
         }
-        Ok(())
+        Ok(index)
     }
 
     fn element(&mut self, scanner: &mut Scanner<'_>, index: u32) -> Result<(), Fault> {

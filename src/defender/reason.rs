@@ -19,6 +19,8 @@ pub enum Reason {
     NoRecords,
     /// Whole message: `records` is something other than an array.
     RecordsNotArray,
+    /// Whole message: more elements in `records` than [`MAX_RECORDS`](super::decode::MAX_RECORDS).
+    TooManyRecords,
     /// An element of `records` is no object.
     RecordNotObject,
     /// The record nests deeper than [`MAX_RECORD_DEPTH`](super::decode::MAX_RECORD_DEPTH).
@@ -50,13 +52,14 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, so that each has its series in the metrics from the start.
-    pub const ALL: [Reason; 19] = [
+    pub const ALL: [Reason; 20] = [
         Reason::Empty,
         Reason::TooLarge,
         Reason::InvalidUtf8,
         Reason::NotJson,
         Reason::NoRecords,
         Reason::RecordsNotArray,
+        Reason::TooManyRecords,
         Reason::RecordNotObject,
         Reason::TooDeep,
         Reason::WrongType,
@@ -82,6 +85,7 @@ impl Reason {
             Reason::NotJson => "not_json",
             Reason::NoRecords => "no_records",
             Reason::RecordsNotArray => "records_not_array",
+            Reason::TooManyRecords => "too_many_records",
             Reason::RecordNotObject => "record_not_object",
             Reason::TooDeep => "too_deep",
             Reason::WrongType => "wrong_type",

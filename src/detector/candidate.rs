@@ -35,7 +35,7 @@ pub(crate) struct Candidate {
     pub(crate) identities: Identities,
     pub(crate) finding: Option<Box<Finding>>,
     /// The destination's answer, while the device is third-party; not persisted.
-    pub(crate) answer: Option<Answer>,
+    pub(crate) answer: Option<Box<Answer>>,
     /// Not persisted, as every timer.
     pub(crate) timer: Ticks,
     /// Its place in its device's list; not persisted.
@@ -198,7 +198,9 @@ pub(crate) fn unpack_details(packed: &str, report_id: i64) -> OpeningEvent {
 }
 
 impl Row for Candidate {
-    fn encode(&self, out: &mut Vec<u8>) {
+    type Lists = ();
+
+    fn encode(&self, (): &(), out: &mut Vec<u8>) {
         for v in [self.device, self.destination, self.port, self.device_id, self.details, self.count] {
             out.put_u32(v);
         }
@@ -222,7 +224,7 @@ impl Row for Candidate {
         }
     }
 
-    fn decode(bytes: &mut Get<'_>) -> Result<Self, WireError> {
+    fn decode(bytes: &mut Get<'_>, _: u32, (): &mut ()) -> Result<Self, WireError> {
         let [device, destination, port, device_id, details, count] =
             [bytes.u32()?, bytes.u32()?, bytes.u32()?, bytes.u32()?, bytes.u32()?, bytes.u32()?];
         let report_id = bytes.u64()? as i64;

@@ -32,15 +32,16 @@ impl Detector {
 
     fn check_devices(&self, say: &mut impl FnMut(String)) {
         let mut names = HashSet::new();
-        for (_, row) in self.devices.rows.iter() {
+        for (id, row) in self.devices.rows.iter() {
             if !names.insert((row.tenant, &*row.name)) {
                 say(format!("INV-ids: device {:?} has two rows in a tenant", row.name));
             }
             let mut keys = HashSet::new();
             let horizon = self.clock_of(row.tenant).plus(self.settings.max_clock_skew);
-            for (destination, port, known) in row.connections.iter() {
+            for (destination, port, known) in self.devices.connections(id) {
                 let what = || {
-                    format!("the connection of {:?} to {} port {:?}", row.name, self.destinations.rows.row(destination).ip, port_of(port))
+                    let ip = self.destinations.ip(destination);
+                    format!("the connection of {:?} to {ip} port {:?}", row.name, port_of(port))
                 };
                 if !keys.insert((destination, port)) {
                     say(format!("INV-ids: {} stands twice", what()));
@@ -94,22 +95,18 @@ impl Detector {
 
     fn check_destinations(&self, say: &mut impl FnMut(String)) {
         let mut names = HashSet::new();
-        for (_, row) in self.destinations.rows.iter() {
-            if !names.insert((row.tenant, &*row.ip)) {
-                say(format!("INV-ids: destination {} has two rows in a tenant", row.ip));
+        for (id, row) in self.destinations.rows.iter() {
+            let ip = self.destinations.ip(id);
+            if !names.insert((row.tenant, ip.clone())) {
+                say(format!("INV-ids: destination {ip} has two rows in a tenant"));
             }
-            let (devices, urls) = row.kept();
+            let (devices, urls) = self.destinations.kept(id);
             if devices.len() > self.settings.device_cap() || urls.len() > self.settings.urls_per_destination {
-                say(format!(
-                    "INV-recent: destination {} keeps {} devices and {} URLs, more than its caps",
-                    row.ip,
-                    devices.len(),
-                    urls.len()
-                ));
+                say(format!("INV-recent: destination {ip} keeps {} devices and {} URLs, more than its caps", devices.len(), urls.len()));
             }
             let (mut device_keys, mut url_keys) = (HashSet::new(), HashSet::new());
-            if devices.iter().any(|s| !device_keys.insert(s.key)) || urls.iter().any(|s| !url_keys.insert(s.key)) {
-                say(format!("INV-recent: destination {} keeps an item twice", row.ip));
+            if devices.iter().any(|s| !device_keys.insert(s.key())) || urls.iter().any(|s| !url_keys.insert(s.key())) {
+                say(format!("INV-recent: destination {ip} keeps an item twice"));
             }
         }
     }

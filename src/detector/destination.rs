@@ -5,28 +5,58 @@
 //! or a connection names it.
 
 use super::Turn;
-use super::distinct::{Recent, Seen, Sighting};
+use super::address::{Address, Addresses};
+use super::distinct::{Bounds, PrintKey, Recent, Seen, Sighting, TextKey};
 use super::index::Index;
 use super::message::{Answer, Message};
+use super::pool::Pool;
 use super::sketch::{Panes, fingerprint};
-use super::slab::{Row, Slab};
+use super::slab::{Lists, Moved, Row, Slab};
+use super::strings::Strings;
 use super::timers::Target;
 use super::wire::{Get, Put, WireError};
 use super::{Settings, window};
 use crate::time::{Span, Ticks};
 use compact_str::CompactString;
+use thin_vec::ThinVec;
 
 #[derive(Debug)]
 pub(crate) struct Destination {
     pub(crate) tenant: u32,
-    pub(crate) ip: CompactString,
-    devices: Recent<u64>,
-    urls: Recent<u32>,
-    /// Only where a cap was reached.
-    overflow: Option<Box<Overflow>>,
-    /// Only where candidates watch; not persisted, candidates ask again after a load.
-    watched: Option<Box<Watched>>,
+    address: Address,
+    devices: Recent,
+    urls: Recent,
+    /// Only where it is needed.
+    extra: Option<Box<Extra>>,
     timer: Ticks,
+}
+
+/// What few destinations have.
+#[derive(Debug, Default)]
+struct Extra {
+    /// Where a cap was reached.
+    overflow: Option<Overflow>,
+    /// Where candidates watch; not persisted, candidates ask again after a load.
+    watched: Option<Watched>,
+}
+
+/// The lists of all destinations.
+#[derive(Debug, Default)]
+pub(crate) struct DestinationLists {
+    addresses: Addresses,
+    devices: Pool<Seen<PrintKey>>,
+    urls: Pool<Seen<TextKey>>,
+}
+
+const DEVICES: u8 = 0;
+const URLS: u8 = 1;
+
+impl Lists for DestinationLists {
+    #[inline]
+    fn next_move(&mut self) -> Option<(u8, Moved)> {
+        let url = |lists: &mut Self| lists.urls.next_move().map(|moved| (URLS, moved));
+        self.devices.next_move().map(|moved| (DEVICES, moved)).or_else(|| url(self))
+    }
 }
 
 #[derive(Debug)]
@@ -39,25 +69,28 @@ struct Overflow {
 
 #[derive(Debug)]
 struct Watched {
-    candidates: Vec<u32>,
+    candidates: ThinVec<u32>,
     answered: Answer,
 }
 
 impl Row for Destination {
-    fn encode(&self, out: &mut Vec<u8>) {
+    type Lists = DestinationLists;
+
+    fn encode(&self, lists: &DestinationLists, out: &mut Vec<u8>) {
         out.put_u32(self.tenant);
-        out.put_str(&self.ip);
-        out.put_u32(self.devices.all().len() as u32);
-        for device in self.devices.all() {
-            out.put_u64(device.key);
-            out.put_ticks(device.last);
+        out.put_str(&lists.addresses.text(self.address));
+        let (devices, urls) = (self.devices.all(&lists.devices), self.urls.all(&lists.urls));
+        out.put_u32(devices.len() as u32);
+        for device in devices {
+            out.put_u64(device.key());
+            out.put_ticks(device.last());
         }
-        out.put_u32(self.urls.all().len() as u32);
-        for url in self.urls.all() {
-            out.put_u32(url.key);
-            out.put_ticks(url.last);
+        out.put_u32(urls.len() as u32);
+        for url in urls {
+            out.put_u32(url.key());
+            out.put_ticks(url.last());
         }
-        match &self.overflow {
+        match self.overflow() {
             None => out.put_u8(0),
             Some(overflow) => {
                 out.put_u8(1 + u8::from(overflow.panes.is_some()));
@@ -69,97 +102,124 @@ impl Row for Destination {
         }
     }
 
-    fn decode(bytes: &mut Get<'_>) -> Result<Self, WireError> {
-        let (tenant, ip) = (bytes.u32()?, CompactString::from(bytes.str()?));
+    fn decode(bytes: &mut Get<'_>, id: u32, lists: &mut DestinationLists) -> Result<Self, WireError> {
+        let (tenant, address) = (bytes.u32()?, lists.addresses.keep(bytes.str()?));
         let n = bytes.count(16)?;
-        let devices = (0..n).map(|_| Ok(Seen { key: bytes.u64()?, last: bytes.ticks()? })).collect::<Result<Vec<_>, WireError>>()?;
+        let devices = (0..n).map(|_| Ok(Seen::new(bytes.u64()?, bytes.ticks()?))).collect::<Result<Vec<_>, WireError>>()?;
         let n = bytes.count(12)?;
-        let urls = (0..n).map(|_| Ok(Seen { key: bytes.u32()?, last: bytes.ticks()? })).collect::<Result<Vec<_>, WireError>>()?;
+        let urls = (0..n).map(|_| Ok(Seen::new(bytes.u32()?, bytes.ticks()?))).collect::<Result<Vec<_>, WireError>>()?;
         let overflow = match bytes.u8()? {
             0 => None,
             kind @ (1 | 2) => {
                 let url_dropped = bytes.ticks()?;
                 let panes = if kind == 2 { Some(Panes::decode(bytes)?) } else { None };
-                Some(Box::new(Overflow { panes, url_dropped }))
+                Some(Overflow { panes, url_dropped })
             }
             _ => return Err(WireError::Invalid("overflow kind")),
         };
         Ok(Destination {
             tenant,
-            ip,
-            devices: Recent::from_rows(devices.into_iter()),
-            urls: Recent::from_rows(urls.into_iter()),
-            overflow,
-            watched: None,
+            address,
+            devices: Recent::from_rows(&devices, &mut lists.devices, id),
+            urls: Recent::from_rows(&urls, &mut lists.urls, id),
+            extra: overflow.map(|overflow| Box::new(Extra { overflow: Some(overflow), watched: None })),
             timer: Ticks::MAX,
         })
+    }
+
+    fn free(&mut self, lists: &mut DestinationLists) {
+        self.devices.free(&mut lists.devices);
+        self.urls.free(&mut lists.urls);
+        lists.addresses.release(self.address);
+    }
+
+    fn follow(&mut self, list: u8, moved: Moved) {
+        if list == DEVICES { self.devices.follow(moved) } else { self.urls.follow(moved) }
     }
 }
 
 impl Destination {
-    fn prevalence(&self, now: Ticks, settings: &Settings) -> u64 {
-        let kept = self.devices.count(now, settings.prevalence_window);
-        if kept < settings.device_cap() {
-            return kept as u64;
+    fn overflow(&self) -> Option<&Overflow> {
+        self.extra.as_ref()?.overflow.as_ref()
+    }
+
+    fn panes(&self) -> Option<&Panes> {
+        self.overflow()?.panes.as_ref()
+    }
+
+    fn watched(&self) -> Option<&Watched> {
+        self.extra.as_ref()?.watched.as_ref()
+    }
+
+    fn overflow_mut(&mut self) -> &mut Overflow {
+        let extra = self.extra.get_or_insert_default();
+        extra.overflow.get_or_insert_with(|| Overflow { panes: None, url_dropped: Ticks::MIN })
+    }
+
+    /// Gives back what is not needed any more.
+    fn tidy(&mut self) {
+        if self.extra.as_ref().is_some_and(|extra| extra.overflow.is_none() && extra.watched.is_none()) {
+            self.extra = None;
         }
-        let estimate = self.overflow.as_ref().and_then(|o| o.panes.as_ref()).map_or(0, |p| p.estimate(now, settings.prevalence_window));
-        estimate.max(kept as u64)
-    }
-
-    /// All that is kept, also what has left the window: devices, URLs.
-    pub(crate) fn kept(&self) -> (&[Seen<u64>], &[Seen<u32>]) {
-        (self.devices.all(), self.urls.all())
-    }
-
-    /// Fingerprints of the devices kept that are in the window at `now`, with when each was last seen.
-    pub(crate) fn devices_within(&self, now: Ticks, settings: &Settings) -> impl Iterator<Item = (u64, Ticks)> {
-        self.devices.iter(now, settings.prevalence_window).map(|s| (s.key, s.last))
-    }
-
-    /// URL ids kept that are in the window at `now`, with when each was last seen.
-    pub(crate) fn urls_within(&self, now: Ticks, settings: &Settings) -> impl Iterator<Item = (u32, Ticks)> {
-        self.urls.iter(now, settings.prevalence_window).map(|s| (s.key, s.last))
-    }
-
-    /// When a URL that is not kept was last seen, if that is in the window at `now`.
-    pub(crate) fn url_dropped_within(&self, now: Ticks, settings: &Settings) -> Option<Ticks> {
-        let dropped = self.overflow.as_ref().map(|o| o.url_dropped);
-        dropped.filter(|t| window::holds(*t, now, settings.prevalence_window))
-    }
-
-    /// The sketch's panes, where the window at `now` holds more devices than are kept: the beginning of each, about how many devices.
-    pub(crate) fn panes_within(&self, now: Ticks, settings: &Settings) -> Vec<(Ticks, u64)> {
-        let window = settings.prevalence_window;
-        let full = self.devices.count(now, window) >= settings.device_cap();
-        let panes = self.overflow.as_ref().and_then(|o| o.panes.as_ref()).filter(|_| full);
-        panes.map_or_else(Vec::new, |panes| panes.each(now, window))
-    }
-
-    fn overflow(&mut self) -> &mut Overflow {
-        self.overflow.get_or_insert_with(|| Box::new(Overflow { panes: None, url_dropped: Ticks::MIN }))
     }
 
     /// The cap is reached. Up to this sighting everything in the window was kept, so the sketch begins complete.
-    fn begin_panes(&mut self, displaced: Option<Seen<u64>>, span: Span) {
-        if self.overflow().panes.is_none() {
+    fn begin_panes(&mut self, devices: &Pool<Seen<PrintKey>>, displaced: Option<Seen<PrintKey>>, span: Span) {
+        if self.panes().is_none() {
             let mut panes = Panes::default();
-            displaced.iter().chain(self.devices.all()).for_each(|s| panes.insert(s.key, s.last, span));
-            self.overflow().panes = Some(panes);
+            displaced.iter().chain(self.devices.all(devices)).for_each(|s| panes.insert(s.key(), s.last(), span));
+            self.overflow_mut().panes = Some(panes);
         }
     }
 
+    /// A sighting of a URL; true when the set in the window has changed.
+    fn url_seen(
+        &mut self,
+        (pool, id): (&mut Pool<Seen<TextKey>>, u32),
+        url: &str,
+        t: Ticks,
+        bounds: Bounds,
+        strings: &mut Strings,
+    ) -> bool {
+        // Most destinations go by one name: looking at it is cheaper than looking it up among all.
+        let known = self.urls.see_again(pool, |key| strings.get(key) == url, t, bounds.now, bounds.span);
+        if let Some(sighting) = known {
+            return sighting == Sighting::Returned;
+        }
+        let key = strings.intern(url);
+        let mut gone = Vec::new();
+        let rank = |url| fingerprint(strings.get(url));
+        let sighting = self.urls.see((pool, id), key, t, bounds, rank, |url| gone.push(url));
+        gone.into_iter().for_each(|url| strings.release(url));
+        match sighting {
+            Sighting::Entered => return true,
+            Sighting::Displaced(old) => {
+                let overflow = self.overflow_mut();
+                overflow.url_dropped = overflow.url_dropped.max(old.last());
+                return true;
+            }
+            Sighting::Known(_) | Sighting::Returned => {}
+            Sighting::TooOld => {
+                let overflow = self.overflow_mut();
+                overflow.url_dropped = overflow.url_dropped.max(t);
+            }
+        }
+        strings.release(key);
+        sighting == Sighting::Returned
+    }
+
     /// When each kept item that is in the window leaves it. Items that have left are not looked at: no timer in the past (INV-due).
-    fn ends(&self, now: Ticks, span: Span) -> impl Iterator<Item = Ticks> {
-        let devices = self.devices.iter(now, span).map(|s| s.last);
-        devices.chain(self.urls.iter(now, span).map(|s| s.last)).map(move |t| window::ends(t, span))
+    fn ends(&self, lists: &DestinationLists, now: Ticks, span: Span) -> impl Iterator<Item = Ticks> {
+        let devices = self.devices.iter(&lists.devices, now, span).map(Seen::last);
+        devices.chain(self.urls.iter(&lists.urls, now, span).map(Seen::last)).map(move |t| window::ends(t, span))
     }
 
-    fn earliest_end(&self, now: Ticks, settings: &Settings) -> Ticks {
-        self.ends(now, settings.prevalence_window).min().unwrap_or(Ticks::MAX)
+    fn earliest_end(&self, lists: &DestinationLists, now: Ticks, settings: &Settings) -> Ticks {
+        self.ends(lists, now, settings.prevalence_window).min().unwrap_or(Ticks::MAX)
     }
 
-    fn latest_end(&self, now: Ticks, settings: &Settings) -> Ticks {
-        self.ends(now, settings.prevalence_window).max().unwrap_or(Ticks::MAX)
+    fn latest_end(&self, lists: &DestinationLists, now: Ticks, settings: &Settings) -> Ticks {
+        self.ends(lists, now, settings.prevalence_window).max().unwrap_or(Ticks::MAX)
     }
 }
 
@@ -191,35 +251,76 @@ impl Destinations {
     /// Reads what [`Destinations::id`] and [`Destinations::sighting`] will read of the row itself.
     #[inline]
     pub(crate) fn touch(&self, id: u32) -> u64 {
-        self.rows.get(id).map_or(0, |row| row.ip.as_bytes().first().map_or(0, |b| u64::from(*b)) ^ row.timer.0 as u64)
+        self.rows.get(id).map_or(0, |row| u64::from(row.tenant) ^ row.timer.0 as u64)
     }
 
     /// The same of its lists; the first URL comes back.
     #[inline]
     pub(crate) fn touch_window(&self, id: u32) -> (u64, Option<u32>) {
-        self.rows.get(id).map_or((0, None), |row| (row.devices.touch(), row.urls.all().first().map(|url| url.key)))
+        let lists = &self.rows.lists;
+        self.rows.get(id).map_or((0, None), |row| (row.devices.touch(&lists.devices), row.urls.all(&lists.urls).first().map(Seen::key)))
+    }
+
+    /// The address as text.
+    pub(crate) fn ip(&self, id: u32) -> CompactString {
+        self.rows.get(id).map_or_else(CompactString::default, |row| self.rows.lists.addresses.text(row.address))
+    }
+
+    /// All that is kept, also what has left the window: devices, URLs.
+    pub(crate) fn kept(&self, id: u32) -> (&[Seen<PrintKey>], &[Seen<TextKey>]) {
+        let (row, lists) = (self.rows.row(id), &self.rows.lists);
+        (row.devices.all(&lists.devices), row.urls.all(&lists.urls))
+    }
+
+    /// Fingerprints of the devices kept that are in the window at `now`, with when each was last seen.
+    pub(crate) fn devices_within(&self, id: u32, now: Ticks, settings: &Settings) -> impl Iterator<Item = (u64, Ticks)> {
+        let devices = self.rows.row(id).devices.iter(&self.rows.lists.devices, now, settings.prevalence_window);
+        devices.map(|s| (s.key(), s.last()))
+    }
+
+    /// URL ids kept that are in the window at `now`, with when each was last seen.
+    pub(crate) fn urls_within(&self, id: u32, now: Ticks, settings: &Settings) -> impl Iterator<Item = (u32, Ticks)> {
+        let urls = self.rows.row(id).urls.iter(&self.rows.lists.urls, now, settings.prevalence_window);
+        urls.map(|s| (s.key(), s.last()))
+    }
+
+    /// The sketch's panes, where the window at `now` holds more devices than are kept: the beginning of each, about how many devices.
+    pub(crate) fn panes_within(&self, id: u32, now: Ticks, settings: &Settings) -> Vec<(Ticks, u64)> {
+        let (row, window) = (self.rows.row(id), settings.prevalence_window);
+        let full = row.devices.count(&self.rows.lists.devices, now, window) >= settings.device_cap();
+        row.panes().filter(|_| full).map_or_else(Vec::new, |panes| panes.each(now, window))
+    }
+
+    /// When a URL that is not kept was last seen, if that is in the window at `now`.
+    pub(crate) fn url_dropped_within(&self, id: u32, now: Ticks, settings: &Settings) -> Option<Ticks> {
+        let dropped = self.rows.row(id).overflow().map(|o| o.url_dropped);
+        dropped.filter(|t| window::holds(*t, now, settings.prevalence_window))
+    }
+
+    #[inline]
+    fn is(&self, id: u32, tenant: u32, parsed: Option<[u8; 4]>, ip: &str) -> bool {
+        self.rows.get(id).is_some_and(|row| row.tenant == tenant && self.rows.lists.addresses.is(row.address, parsed, ip))
+    }
+
+    /// The row of an address.
+    pub(crate) fn find(&self, tenant: u32, ip: &str) -> Option<u32> {
+        let parsed = Address::parse(ip);
+        self.index.find(self.hash(tenant, ip), |id| self.is(id, tenant, parsed, ip))
     }
 
     /// The row of an address, which may be the one that `hint` names; made when it is new.
     pub(crate) fn id(&mut self, tenant: u32, ip: &str, hint: Option<u32>) -> u32 {
-        let rows = &self.rows;
-        let is_it = |id| rows.get(id).is_some_and(|d: &Destination| d.tenant == tenant && d.ip == ip);
-        if let Some(id) = hint.filter(|id| is_it(*id)) {
+        let parsed = Address::parse(ip);
+        if let Some(id) = hint.filter(|id| self.is(*id, tenant, parsed, ip)) {
             return id;
         }
         let hash = self.hash(tenant, ip);
-        if let Some(id) = self.index.find(hash, is_it) {
+        if let Some(id) = self.index.find(hash, |id| self.is(id, tenant, parsed, ip)) {
             return id;
         }
-        let id = self.rows.insert(Destination {
-            tenant,
-            ip: CompactString::from(ip),
-            devices: Recent::default(),
-            urls: Recent::default(),
-            overflow: None,
-            watched: None,
-            timer: Ticks::MAX,
-        });
+        let address = self.rows.lists.addresses.keep(ip);
+        let (devices, urls) = (Recent::default(), Recent::default());
+        let id = self.rows.insert(Destination { tenant, address, devices, urls, extra: None, timer: Ticks::MAX });
         if id as usize >= self.references.len() {
             self.references.resize(id as usize + 1, 0);
         }
@@ -242,9 +343,9 @@ impl Destinations {
 
     fn remove_if_unused(&mut self, id: u32) {
         let row = self.rows.row(id);
-        let is_idle = row.watched.is_none() && row.devices.all().is_empty() && row.urls.all().is_empty();
+        let is_idle = row.watched().is_none() && row.devices.is_empty() && row.urls.is_empty();
         if is_idle && self.references.get(id as usize).is_none_or(|n| *n == 0) {
-            let hash = self.index.hash_scoped(row.tenant, row.ip.as_bytes());
+            let hash = self.hash(row.tenant, &self.ip(id));
             self.index.remove(hash, id);
             self.rows.remove(id);
         }
@@ -253,49 +354,26 @@ impl Destinations {
     /// A network row at event time `t`, which is inside the prevalence window.
     pub(crate) fn sighting(&mut self, id: u32, device: u64, url: &str, t: Ticks, turn: &mut Turn<'_>) {
         let (now, span, cap) = (turn.now, turn.settings.prevalence_window, turn.settings.device_cap());
-        let row = self.rows.row_mut(id);
-        let (mut changed, mut in_pane) = (false, false);
-        match row.devices.see(device, t, now, span, cap, |device| device, |_| {}) {
-            // A device that was seen in this pane already stands in its sketch.
-            Sighting::Known(last) => in_pane = Panes::are_one(last, t, span),
-            Sighting::Entered | Sighting::Returned => changed = true,
-            Sighting::Displaced(old) => row.begin_panes(Some(old), span),
-            Sighting::TooOld => row.begin_panes(None, span),
-        }
-        if let Some(panes) = row.overflow.as_mut().and_then(|o| o.panes.as_mut()).filter(|_| !in_pane) {
-            panes.insert(device, t, span);
-        }
-        let strings = &mut *turn.strings;
-        // Most destinations go by one name: looking at it is cheaper than looking it up among all.
-        let known = if url.is_empty() { None } else { row.urls.see_again(|key| strings.get(key) == url, t, now, span) };
-        if let Some(sighting) = known {
-            changed |= sighting == Sighting::Returned;
-        } else if !url.is_empty() {
-            let key = strings.intern(url);
-            let mut gone = Vec::new();
-            let rank = |url| fingerprint(strings.get(url));
-            let sighting = row.urls.see(key, t, now, span, turn.settings.urls_per_destination, rank, |url| gone.push(url));
-            gone.into_iter().for_each(|url| strings.release(url));
-            match sighting {
-                Sighting::Known(_) => strings.release(key),
-                Sighting::Returned => {
-                    strings.release(key);
-                    changed = true;
-                }
-                Sighting::Entered => changed = true,
-                Sighting::Displaced(old) => {
-                    changed = true;
-                    row.overflow().url_dropped = row.overflow().url_dropped.max(old.last);
-                }
-                Sighting::TooOld => {
-                    strings.release(key);
-                    row.overflow().url_dropped = row.overflow().url_dropped.max(t);
-                }
+        let (strings, timers) = (&mut *turn.strings, &mut *turn.timers);
+        let (urls_cap, bounds) = (turn.settings.urls_per_destination, Bounds { now, span, cap });
+        let changed = self.rows.edit(id, |row, lists| {
+            let (mut changed, mut in_pane) = (false, false);
+            match row.devices.see((&mut lists.devices, id), device, t, bounds, |device| device, |_| {}) {
+                // A device that was seen in this pane already stands in its sketch.
+                Sighting::Known(last) => in_pane = Panes::are_one(last, t, span),
+                Sighting::Entered | Sighting::Returned => changed = true,
+                Sighting::Displaced(old) => row.begin_panes(&lists.devices, Some(old), span),
+                Sighting::TooOld => row.begin_panes(&lists.devices, None, span),
             }
-        }
-        if row.timer == Ticks::MAX || row.watched.is_some() {
-            turn.timers.arm(&mut row.timer, window::ends(t, span), Target::Destination(id));
-        }
+            if !in_pane && row.panes().is_some() {
+                row.overflow_mut().panes.iter_mut().for_each(|panes| panes.insert(device, t, span));
+            }
+            changed |= !url.is_empty() && row.url_seen((&mut lists.urls, id), url, t, Bounds { cap: urls_cap, ..bounds }, strings);
+            if row.timer == Ticks::MAX || row.watched().is_some() {
+                timers.arm(&mut row.timer, window::ends(t, span), Target::Destination(id));
+            }
+            changed
+        });
         if changed {
             self.tell(id, turn);
         }
@@ -303,12 +381,12 @@ impl Destinations {
 
     /// Tells watchers when the answer changed and either side of the change is below the threshold.
     fn tell(&mut self, id: u32, turn: &mut Turn<'_>) {
-        if self.rows.row(id).watched.is_none() {
+        if self.rows.row(id).watched().is_none() {
             return;
         }
         let answer = self.answer(id, turn);
         let below = turn.settings.prevalence_below;
-        if let Some(watched) = &mut self.rows.row_mut(id).watched
+        if let Some(watched) = self.rows.row_mut(id).extra.as_mut().and_then(|extra| extra.watched.as_mut())
             && watched.answered != answer
         {
             let matters = watched.answered.prevalence < below || answer.prevalence < below;
@@ -320,32 +398,41 @@ impl Destinations {
     }
 
     fn answer(&self, id: u32, turn: &Turn<'_>) -> Answer {
-        let (row, span) = (self.rows.row(id), turn.settings.prevalence_window);
-        let urls = row.urls.iter(turn.now, span).map(|s| fingerprint(turn.strings.get(s.key))).fold(0u64, u64::wrapping_add);
+        let (row, lists, span) = (self.rows.row(id), &self.rows.lists, turn.settings.prevalence_window);
+        let urls = row.urls.iter(&lists.urls, turn.now, span);
+        let urls = urls.map(|s| fingerprint(turn.strings.get(s.key()))).fold(0u64, u64::wrapping_add);
         // Beyond the cap the exact number decides nothing: no estimate is made for an answer.
-        Answer { prevalence: row.devices.count(turn.now, span) as u32, urls }
+        Answer { prevalence: row.devices.count(&lists.devices, turn.now, span) as u32, urls }
     }
 
     pub(crate) fn watch(&mut self, id: u32, candidate: u32, turn: &mut Turn<'_>) {
         let answer = self.answer(id, turn);
-        let row = self.rows.row_mut(id);
-        let watched = row.watched.get_or_insert_with(|| Box::new(Watched { candidates: Vec::new(), answered: answer }));
-        watched.candidates.push(candidate);
-        let earliest = row.earliest_end(turn.now, turn.settings);
-        turn.timers.arm(&mut row.timer, earliest, Target::Destination(id));
+        self.rows.edit(id, |row, lists| {
+            let extra = row.extra.get_or_insert_default();
+            let watched = extra.watched.get_or_insert_with(|| Watched { candidates: ThinVec::new(), answered: answer });
+            if watched.candidates.len() == watched.candidates.capacity() {
+                watched.candidates.reserve_exact(watched.candidates.len() / 2 + 1);
+            }
+            watched.candidates.push(candidate);
+            let earliest = row.earliest_end(lists, turn.now, turn.settings);
+            turn.timers.arm(&mut row.timer, earliest, Target::Destination(id));
+        });
         turn.outbox.push(Message::Answer { candidate, answer });
     }
 
     pub(crate) fn unwatch(&mut self, id: u32, candidate: u32) {
         let row = self.rows.row_mut(id);
-        if let Some(watched) = &mut row.watched {
+        if let Some(extra) = &mut row.extra
+            && let Some(watched) = &mut extra.watched
+        {
             if let Some(at) = watched.candidates.iter().position(|c| *c == candidate) {
                 watched.candidates.swap_remove(at);
             }
             if watched.candidates.is_empty() {
-                row.watched = None;
+                extra.watched = None;
             }
         }
+        row.tidy();
         self.remove_if_unused(id);
     }
 
@@ -355,39 +442,48 @@ impl Destinations {
         if self.rows.get(id).is_none_or(|row| row.timer != now) {
             return;
         }
-        let row = self.rows.row_mut(id);
-        row.timer = Ticks::MAX;
-        row.devices.expire(now, span, |_| {});
-        let strings = &mut *turn.strings;
-        row.urls.expire(now, span, |gone| strings.release(gone));
-        if let Some(overflow) = &mut row.overflow {
-            if let Some(panes) = &mut overflow.panes {
-                panes.expire(now, span);
+        let (strings, timers, settings) = (&mut *turn.strings, &mut *turn.timers, turn.settings);
+        self.rows.edit(id, |row, lists| {
+            row.timer = Ticks::MAX;
+            row.devices.expire(&mut lists.devices, id, now, span, |_| {});
+            row.urls.expire(&mut lists.urls, id, now, span, |gone| strings.release(gone));
+            let below_cap = row.devices.all(&lists.devices).len() < settings.device_cap();
+            if let Some(extra) = &mut row.extra
+                && let Some(overflow) = &mut extra.overflow
+            {
+                if let Some(panes) = &mut overflow.panes {
+                    panes.expire(now, span);
+                }
+                if below_cap {
+                    // Below the cap the kept devices are all of the window: the sketch says nothing more.
+                    overflow.panes = None;
+                }
+                if overflow.panes.is_none() && !window::holds(overflow.url_dropped, now, span) {
+                    extra.overflow = None;
+                }
             }
-            if row.devices.all().len() < turn.settings.device_cap() {
-                // Below the cap the kept devices are all of the window: the sketch says nothing more.
-                overflow.panes = None;
-            }
-            if overflow.panes.is_none() && !window::holds(overflow.url_dropped, now, span) {
-                row.overflow = None;
-            }
-        }
-        let due = if row.watched.is_some() { row.earliest_end(turn.now, turn.settings) } else { row.latest_end(turn.now, turn.settings) };
-        turn.timers.arm(&mut row.timer, due, Target::Destination(id));
+            row.tidy();
+            let watched = row.watched().is_some();
+            let due = if watched { row.earliest_end(lists, now, settings) } else { row.latest_end(lists, now, settings) };
+            timers.arm(&mut row.timer, due, Target::Destination(id));
+        });
         self.tell(id, turn);
         self.remove_if_unused(id);
     }
 
     /// Prevalence for people: exact below the cap, an estimate beyond.
     pub(crate) fn prevalence(&self, id: u32, now: Ticks, settings: &Settings) -> u64 {
-        self.rows.row(id).prevalence(now, settings)
+        let (row, window) = (self.rows.row(id), settings.prevalence_window);
+        let kept = row.devices.count(&self.rows.lists.devices, now, window);
+        if kept < settings.device_cap() {
+            return kept as u64;
+        }
+        row.panes().map_or(0, |panes| panes.estimate(now, window)).max(kept as u64)
     }
 
     /// URL ids in the window, and whether more were seen than are kept.
     pub(crate) fn urls(&self, id: u32, now: Ticks, settings: &Settings) -> (impl Iterator<Item = u32>, bool) {
-        let (row, span) = (self.rows.row(id), settings.prevalence_window);
-        let truncated = row.overflow.as_ref().is_some_and(|o| window::holds(o.url_dropped, now, span));
-        (row.urls.iter(now, span).map(|s| s.key), truncated)
+        (self.urls_within(id, now, settings).map(|(url, _)| url), self.url_dropped_within(id, now, settings).is_some())
     }
 
     /// After a load: indexes the rows; devices then retain, strings are retained by `each_url`.
@@ -396,16 +492,19 @@ impl Destinations {
         self.references = vec![0; self.rows.id_end() as usize];
         self.index.clear();
         for (id, row) in self.rows.iter() {
-            let hash = self.index.hash_scoped(row.tenant, row.ip.as_bytes());
+            let hash = self.index.hash_scoped(row.tenant, self.rows.lists.addresses.text(row.address).as_bytes());
             self.index.insert(hash, id);
-            row.urls.all().iter().for_each(|s| each_url(s.key));
+            row.urls.all(&self.rows.lists.urls).iter().for_each(|s| each_url(s.key()));
         }
     }
 
     /// After a load: arms the timer of a row, or removes it when nothing holds it.
     pub(crate) fn restore_timer(&mut self, id: u32, turn: &mut Turn<'_>) {
-        let Some(row) = self.rows.get_mut(id) else { return };
-        let due = row.latest_end(turn.now, turn.settings);
-        turn.timers.arm(&mut row.timer, due, Target::Destination(id));
+        if self.rows.get(id).is_some() {
+            self.rows.edit(id, |row, lists| {
+                let due = row.latest_end(lists, turn.now, turn.settings);
+                turn.timers.arm(&mut row.timer, due, Target::Destination(id));
+            });
+        }
     }
 }

@@ -5,10 +5,12 @@
 //! third-party while it is not zero. Judging findings is [`super::judge`]'s.
 
 use super::Turn;
-use super::connections::Connections;
+use super::connections::{Connections, Known, Slot};
 use super::index::Index;
 use super::message::Message;
-use super::slab::{Row, Slab};
+use super::packed::Packed;
+use super::pool::{List, Pool};
+use super::slab::{Lists, Moved, Row, Slab};
 use super::timers::Target;
 use super::vendor::Vendors;
 use super::wire::{Get, Put, WireError};
@@ -31,24 +33,68 @@ pub(crate) struct Device {
     /// The newest DeviceInfo row with a platform, and whether it says workstation or macOS.
     info_seen: Ticks,
     says_workstation: bool,
-    pub(crate) vendors: ThinVec<VendorSeen>,
-    pub(crate) connections: Connections,
+    vendors: List,
+    connections: Connections,
     pub(crate) candidates: ThinVec<u32>,
     is_server: bool,
     rare: u32,
     timer: Ticks,
 }
 
-/// A vendor whose software the device was seen with.
-#[derive(Clone, Copy, Debug)]
+/// A vendor whose software a device was seen with.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct VendorSeen {
-    pub(crate) vendor: u32,
-    pub(crate) joined: bool,
-    last: Ticks,
+    /// Its id; the upper bit says that the device is joined to it.
+    vendor: [u8; 4],
+    last: Packed,
+}
+
+const JOINED: u32 = 1 << 31;
+
+impl VendorSeen {
+    fn new(vendor: u32, joined: bool, last: Ticks) -> Self {
+        let joined = if joined { JOINED } else { 0 };
+        VendorSeen { vendor: (vendor | joined).to_le_bytes(), last: Packed::new(last) }
+    }
+
+    #[inline]
+    pub(crate) fn vendor(&self) -> u32 {
+        u32::from_le_bytes(self.vendor) & !JOINED
+    }
+
+    #[inline]
+    pub(crate) fn joined(&self) -> bool {
+        u32::from_le_bytes(self.vendor) & JOINED != 0
+    }
+
+    #[inline]
+    fn last(&self) -> Ticks {
+        self.last.ticks()
+    }
+}
+
+/// The lists of all devices.
+#[derive(Debug, Default)]
+pub(crate) struct DeviceLists {
+    connections: Pool<Slot>,
+    vendors: Pool<VendorSeen>,
+}
+
+const CONNECTIONS: u8 = 0;
+const VENDORS: u8 = 1;
+
+impl Lists for DeviceLists {
+    #[inline]
+    fn next_move(&mut self) -> Option<(u8, Moved)> {
+        let vendor = |lists: &mut Self| lists.vendors.next_move().map(|moved| (VENDORS, moved));
+        self.connections.next_move().map(|moved| (CONNECTIONS, moved)).or_else(|| vendor(self))
+    }
 }
 
 impl Row for Device {
-    fn encode(&self, out: &mut Vec<u8>) {
+    type Lists = DeviceLists;
+
+    fn encode(&self, lists: &DeviceLists, out: &mut Vec<u8>) {
         out.put_u32(self.tenant);
         out.put_str(&self.name);
         for t in [self.since, self.server_seen, self.info_seen] {
@@ -58,23 +104,24 @@ impl Row for Device {
         out.put_u32(self.device_type);
         out.put_u8(u8::from(self.says_workstation));
         out.put_u32(self.vendors.len() as u32);
-        for seen in &self.vendors {
-            out.put_u32(seen.vendor);
-            out.put_ticks(seen.last);
+        for seen in lists.vendors.items(self.vendors) {
+            out.put_u32(seen.vendor());
+            out.put_ticks(seen.last());
         }
-        self.connections.encode(out);
+        self.connections.encode(&lists.connections, out);
     }
 
-    fn decode(bytes: &mut Get<'_>) -> Result<Self, WireError> {
+    fn decode(bytes: &mut Get<'_>, id: u32, lists: &mut DeviceLists) -> Result<Self, WireError> {
         let (tenant, name) = (bytes.u32()?, bytes.str()?.into());
         let [since, server_seen, info_seen] = [bytes.ticks()?, bytes.ticks()?, bytes.ticks()?];
         let (os_platform, device_type, says_workstation) = (bytes.u32()?, bytes.u32()?, bytes.u8()? != 0);
         let n = bytes.count(12)?;
-        let mut vendors = ThinVec::with_capacity(n);
+        let mut vendors = Vec::with_capacity(n);
         for _ in 0..n {
-            vendors.push(VendorSeen { vendor: bytes.u32()?, last: bytes.ticks()?, joined: false });
+            vendors.push(VendorSeen::new(bytes.u32()? & !JOINED, false, bytes.ticks()?));
         }
-        let connections = Connections::decode(bytes)?;
+        let vendors = lists.vendors.list(&vendors, id);
+        let connections = Connections::decode(bytes, &mut lists.connections, id)?;
         Ok(Device {
             tenant,
             name,
@@ -92,6 +139,15 @@ impl Row for Device {
             timer: Ticks::MAX,
         })
     }
+
+    fn free(&mut self, lists: &mut DeviceLists) {
+        lists.vendors.clear(&mut self.vendors);
+        self.connections.free(&mut lists.connections);
+    }
+
+    fn follow(&mut self, list: u8, moved: Moved) {
+        if list == VENDORS { self.vendors.follow(moved) } else { self.connections.follow(moved) }
+    }
 }
 
 impl Device {
@@ -103,12 +159,6 @@ impl Device {
         self.is_server
     }
 
-    /// Vendors with a qualifying event of its in the lookback at `now`, with the last of each.
-    pub(crate) fn vendors_within(&self, now: Ticks, settings: &Settings) -> impl Iterator<Item = (u32, Ticks)> {
-        let lookback = settings.lookback;
-        self.vendors.iter().filter(move |seen| window::holds(seen.last, now, lookback)).map(|seen| (seen.vendor, seen.last))
-    }
-
     /// Event times of the newest DeviceInfo row that says server, and of the newest with a platform; `MIN` when none.
     pub(crate) fn infos(&self) -> (Ticks, Ticks) {
         (self.server_seen, self.info_seen)
@@ -118,16 +168,9 @@ impl Device {
         self.says_workstation
     }
 
-    /// Reads what will be read of its lists and its name.
-    #[inline]
-    pub(crate) fn touch_lists(&self) -> u64 {
-        let name = self.name.as_bytes().first().map_or(0, |b| u64::from(*b));
-        self.vendors.iter().step_by(4).fold(name, |sum, seen| sum ^ seen.last.0 as u64)
-    }
-
     /// The next instant at which something of it leaves the lookback; `MAX` when nothing is left in it.
-    fn next_due(&self, now: Ticks, settings: &Settings) -> Ticks {
-        let seen = [self.server_seen, self.info_seen].into_iter().chain(self.vendors.iter().map(|v| v.last));
+    fn next_due(&self, vendors: &[VendorSeen], now: Ticks, settings: &Settings) -> Ticks {
+        let seen = [self.server_seen, self.info_seen].into_iter().chain(vendors.iter().map(VendorSeen::last));
         let ends = seen.filter(|t| window::holds(*t, now, settings.lookback)).map(|t| window::ends(t, settings.lookback));
         ends.min().unwrap_or(Ticks::MAX)
     }
@@ -161,6 +204,53 @@ impl Devices {
         self.rows.get(id).map_or(0, |row| u64::from(row.tenant) ^ row.timer.0 as u64 ^ row.server_seen.0 as u64 ^ row.name.len() as u64)
     }
 
+    /// The same of its lists and its name.
+    #[inline]
+    pub(crate) fn touch_lists(&self, id: u32) -> u64 {
+        let name = self.rows.get(id).and_then(|row| row.name.as_bytes().first()).map_or(0, |b| u64::from(*b));
+        self.vendors(id).iter().step_by(6).fold(name, |sum, seen| sum ^ seen.last().0 as u64)
+    }
+
+    /// Vendors that the device was seen with, also those that have left the lookback and were not dropped yet.
+    #[inline]
+    pub(crate) fn vendors(&self, id: u32) -> &[VendorSeen] {
+        self.rows.get(id).map_or(&[], |row| self.rows.lists.vendors.items(row.vendors))
+    }
+
+    /// Vendors with a qualifying event of the device in the lookback at `now`, with the last of each.
+    pub(crate) fn vendors_within(&self, id: u32, now: Ticks, settings: &Settings) -> impl Iterator<Item = (u32, Ticks)> {
+        let lookback = settings.lookback;
+        let vendors = self.vendors(id).iter().map(|seen| (seen.vendor(), seen.last()));
+        vendors.filter(move |(_, last)| window::holds(*last, now, lookback))
+    }
+
+    /// What is known of a connection of the device.
+    #[inline]
+    pub(crate) fn connection(&self, id: u32, destination: u32, port: u32) -> Option<Known> {
+        self.rows.get(id).and_then(|row| row.connections.get(&self.rows.lists.connections, destination, port))
+    }
+
+    /// The device's connections: destination, port, what is known; in no particular order.
+    pub(crate) fn connections(&self, id: u32) -> impl Iterator<Item = (u32, u32, Known)> {
+        self.rows.get(id).into_iter().flat_map(|row| row.connections.iter(&self.rows.lists.connections))
+    }
+
+    /// How many connections of the device are kept.
+    pub(crate) fn connection_count(&self, id: u32) -> usize {
+        self.rows.get(id).map_or(0, |row| row.connections.len())
+    }
+
+    /// Sets what is known of a connection of the device that is kept.
+    pub(crate) fn replace_connection(&mut self, id: u32, destination: u32, port: u32, known: Known) {
+        self.rows.edit(id, |row, lists| row.connections.replace(&mut lists.connections, destination, port, known));
+    }
+
+    /// Adds a connection of the device. Destinations of others whose last event was at or before `expired` may be told to
+    /// `dropped`: these connections are kept no longer.
+    pub(crate) fn add_connection(&mut self, id: u32, connection: (u32, u32, Known), expired: Ticks, dropped: impl FnMut(u32)) {
+        self.rows.edit(id, |row, lists| row.connections.insert(&mut lists.connections, id, connection, expired, dropped));
+    }
+
     #[inline]
     fn is(&self, id: u32, tenant: u32, name: &str) -> bool {
         self.rows.get(id).is_some_and(|d| d.tenant == tenant && *d.name == *name)
@@ -184,7 +274,7 @@ impl Devices {
             device_type: super::strings::EMPTY,
             info_seen: Ticks::MIN,
             says_workstation: false,
-            vendors: ThinVec::new(),
+            vendors: List::default(),
             connections: Connections::default(),
             candidates: ThinVec::new(),
             is_server: false,
@@ -219,40 +309,42 @@ impl Devices {
 
     /// A qualifying event of `vendor` at `t` inside the lookback. `vendors` counts the row that now names it.
     pub(crate) fn vendor_seen(&mut self, id: u32, vendor: u32, t: Ticks, vendors: &mut Vendors, turn: &mut Turn<'_>) {
-        let device = self.rows.row_mut(id);
-        let is_server = device.is_server;
-        if let Some(seen) = device.vendors.iter_mut().find(|seen| seen.vendor == vendor) {
-            seen.last = seen.last.max(t);
-            if is_server && !seen.joined {
-                seen.joined = true;
-                turn.outbox.push(Message::Join { vendor, device: id });
+        let (is_server, outbox) = (self.rows.row(id).is_server, &mut *turn.outbox);
+        let is_new = self.rows.edit(id, |device, lists| {
+            let seen = lists.vendors.items_mut(device.vendors).iter_mut().find(|seen| seen.vendor() == vendor);
+            let Some(seen) = seen else {
+                lists.vendors.push(&mut device.vendors, VendorSeen::new(vendor, is_server, t), id);
+                return true;
+            };
+            if is_server && !seen.joined() {
+                outbox.push(Message::Join { vendor, device: id });
             }
+            *seen = VendorSeen::new(vendor, is_server || seen.joined(), seen.last().max(t));
+            false
+        });
+        if !is_new {
             return;
         }
-        if device.vendors.len() == device.vendors.capacity() {
-            device.vendors.reserve_exact(device.vendors.len() / 2 + 1);
-        }
-        device.vendors.push(VendorSeen { vendor, joined: is_server, last: t });
         vendors.retain(vendor);
         if is_server {
             turn.outbox.push(Message::Join { vendor, device: id });
         }
-        turn.timers.arm(&mut device.timer, window::ends(t, turn.settings.lookback), Target::Device(id));
+        turn.timers.arm(&mut self.rows.row_mut(id).timer, window::ends(t, turn.settings.lookback), Target::Device(id));
     }
 
     /// Brings server status and memberships to what they are at `turn.now` (INV-join).
     fn settle(&mut self, id: u32, turn: &mut Turn<'_>) {
         let (now, lookback) = (turn.now, turn.settings.lookback);
-        let device = self.rows.row_mut(id);
-        device.is_server = window::holds(device.server_seen, now, lookback);
-        for seen in &mut device.vendors {
-            let joined = device.is_server && window::holds(seen.last, now, lookback);
-            if joined != seen.joined {
-                seen.joined = joined;
-                let vendor = seen.vendor;
-                turn.outbox.push(if joined { Message::Join { vendor, device: id } } else { Message::Leave { vendor, device: id } });
+        self.rows.edit(id, |device, lists| {
+            device.is_server = window::holds(device.server_seen, now, lookback);
+            for seen in lists.vendors.items_mut(device.vendors) {
+                let (joined, vendor) = (device.is_server && window::holds(seen.last(), now, lookback), seen.vendor());
+                if joined != seen.joined() {
+                    *seen = VendorSeen::new(vendor, joined, seen.last());
+                    turn.outbox.push(if joined { Message::Join { vendor, device: id } } else { Message::Leave { vendor, device: id } });
+                }
             }
-        }
+        });
     }
 
     /// A timer fired: memberships that end now end; vendors and connections out of the lookback are forgotten. True when the
@@ -270,21 +362,22 @@ impl Devices {
         self.rows.row_mut(id).timer = Ticks::MAX;
         self.settle(id, turn);
         let (now, lookback) = (turn.now, turn.settings.lookback);
-        let device = self.rows.row_mut(id);
-        device.vendors.retain(|seen| {
-            let keep = window::holds(seen.last, now, lookback);
-            if !keep {
-                vendor_gone(seen.vendor);
+        self.rows.edit(id, |device, lists| {
+            lists.vendors.retain(&mut device.vendors, id, |seen| {
+                let keep = window::holds(seen.last(), now, lookback);
+                if !keep {
+                    vendor_gone(seen.vendor());
+                }
+                keep
+            });
+            if device.vendors.is_empty() && device.candidates.is_empty() {
+                // Every qualifying event leaves a vendor: none in the lookback, so no connection either.
+                device.connections.clear(&mut lists.connections, id, &mut connection_gone);
             }
-            keep
-        });
-        if device.vendors.is_empty() && device.candidates.is_empty() {
-            // Every qualifying event leaves a vendor: none in the lookback, so no connection either.
-            device.connections.clear(&mut connection_gone);
-        }
-        let due = device.next_due(now, turn.settings);
-        turn.timers.arm(&mut device.timer, due, Target::Device(id));
-        due == Ticks::MAX && device.candidates.is_empty() && device.connections.len() == 0
+            let due = device.next_due(lists.vendors.items(device.vendors), now, turn.settings);
+            turn.timers.arm(&mut device.timer, due, Target::Device(id));
+            due == Ticks::MAX && device.candidates.is_empty() && device.connections.len() == 0
+        })
     }
 
     pub(crate) fn remove(&mut self, id: u32, strings: &mut super::strings::Strings) {
@@ -323,23 +416,25 @@ impl Devices {
     /// After a load: server status, memberships and the timer, as they were.
     pub(crate) fn restore(&mut self, id: u32, vendors: &mut Vendors, turn: &mut Turn<'_>) {
         let (now, lookback) = (turn.now, turn.settings.lookback);
-        let device = self.rows.row_mut(id);
-        device.is_server = window::holds(device.server_seen, now, lookback);
-        for seen in &mut device.vendors {
-            vendors.retain(seen.vendor);
-            seen.joined = device.is_server && window::holds(seen.last, now, lookback);
-            if seen.joined {
-                vendors.restore_member(seen.vendor, id);
+        self.rows.edit(id, |device, lists| {
+            device.is_server = window::holds(device.server_seen, now, lookback);
+            for seen in lists.vendors.items_mut(device.vendors) {
+                let joined = device.is_server && window::holds(seen.last(), now, lookback);
+                *seen = VendorSeen::new(seen.vendor(), joined, seen.last());
+                vendors.retain(seen.vendor());
+                if joined {
+                    vendors.restore_member(seen.vendor(), id);
+                }
             }
-        }
-        // One that nothing holds any more is looked at, and removed, with the next step of the clock.
-        let due = device.next_due(now, turn.settings).min(window::ends(now, lookback));
-        turn.timers.arm(&mut device.timer, due, Target::Device(id));
+            // One that nothing holds any more is looked at, and removed, with the next step of the clock.
+            let due = device.next_due(lists.vendors.items(device.vendors), now, turn.settings).min(window::ends(now, lookback));
+            turn.timers.arm(&mut device.timer, due, Target::Device(id));
+        });
     }
 
     /// After all are restored: how many of its vendors are rare.
     pub(crate) fn restore_rare(&mut self, id: u32, vendors: &Vendors) {
-        let device = self.rows.row_mut(id);
-        device.rare = device.vendors.iter().filter(|seen| seen.joined && vendors.is_rare(seen.vendor)).count() as u32;
+        let rare = self.vendors(id).iter().filter(|seen| seen.joined() && vendors.is_rare(seen.vendor())).count() as u32;
+        self.rows.row_mut(id).rare = rare;
     }
 }

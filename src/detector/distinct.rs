@@ -3,16 +3,73 @@
 //! Invariant (INV-recent): it holds the `cap` items with the latest last-seen instants. So whether fewer than `cap` are in the
 //! window is exact, at any instant, whatever was dropped: what was dropped was seen earlier than everything kept.
 
-use crate::time::{Span, Ticks};
-use thin_vec::ThinVec;
-
+use super::packed::Packed;
+use super::pool::{LONGEST, List, Pool};
+use super::slab::Moved;
 use super::window;
+use crate::time::{Span, Ticks};
 
-/// One item and when it was last seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What items are known by, as bytes.
+pub(crate) trait Key: Copy + Default + PartialEq {
+    type Value: Copy;
+    fn of(value: Self::Value) -> Self;
+    fn value(self) -> Self::Value;
+}
+
+/// An interned text.
+pub(crate) type TextKey = [u8; 4];
+/// A fingerprint.
+pub(crate) type PrintKey = [u8; 8];
+
+impl Key for TextKey {
+    type Value = u32;
+    fn of(value: u32) -> Self {
+        value.to_le_bytes()
+    }
+    fn value(self) -> u32 {
+        u32::from_le_bytes(self)
+    }
+}
+
+impl Key for PrintKey {
+    type Value = u64;
+    fn of(value: u64) -> Self {
+        value.to_le_bytes()
+    }
+    fn value(self) -> u64 {
+        u64::from_le_bytes(self)
+    }
+}
+
+/// One item and when it was last seen; eleven or fifteen bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Seen<K> {
-    pub(crate) key: K,
-    pub(crate) last: Ticks,
+    key: K,
+    last: Packed,
+}
+
+impl<K: Key> Seen<K> {
+    pub(crate) fn new(key: K::Value, last: Ticks) -> Self {
+        Seen { key: K::of(key), last: Packed::new(last) }
+    }
+
+    #[inline]
+    pub(crate) fn key(&self) -> K::Value {
+        self.key.value()
+    }
+
+    #[inline]
+    pub(crate) fn last(&self) -> Ticks {
+        self.last.ticks()
+    }
+
+    fn again(&mut self, t: Ticks, now: Ticks, span: Span) -> Sighting<K> {
+        let before = self.last();
+        if t > before {
+            self.last = Packed::new(t);
+        }
+        if window::holds(before, now, span) { Sighting::Known(before) } else { Sighting::Returned }
+    }
 }
 
 /// What a sighting did to the set of items in the window.
@@ -30,110 +87,128 @@ pub(crate) enum Sighting<K> {
     TooOld,
 }
 
-#[derive(Clone, Debug)]
-pub(crate) struct Recent<K> {
-    items: ThinVec<Seen<K>>,
+/// A set's items lie in the pool of all sets; it belongs to the row `owner`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Recent {
+    items: List,
 }
 
-impl<K> Default for Recent<K> {
-    fn default() -> Self {
-        Recent { items: ThinVec::new() }
-    }
+/// The window, and how many items of it are kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) now: Ticks,
+    pub(crate) span: Span,
+    pub(crate) cap: usize,
 }
 
-impl<K> Seen<K> {
-    fn again(&mut self, t: Ticks, now: Ticks, span: Span) -> Sighting<K> {
-        let before = self.last;
-        self.last = before.max(t);
-        if window::holds(before, now, span) { Sighting::Known(before) } else { Sighting::Returned }
-    }
-}
-
-impl<K: Copy + PartialEq> Recent<K> {
+impl Recent {
     /// The same as [`Recent::see`] when one of the first few items is the one, as `is_it` says; `None`, and nothing happens, when not.
     #[inline]
-    pub(crate) fn see_again(&mut self, is_it: impl Fn(K) -> bool, t: Ticks, now: Ticks, span: Span) -> Option<Sighting<K>> {
-        self.items.iter_mut().take(4).find(|item| is_it(item.key)).map(|item| item.again(t, now, span))
-    }
-
-    /// Takes a sighting at `t`, which must be in the window at `now`. `dropped` is told each key that goes; `rank` says which of
-    /// several that were last seen at one instant goes first, by what the key means: places in the list depend on when it was
-    /// tidied, and must not decide.
-    #[inline]
-    #[allow(clippy::too_many_arguments)]
-    pub(crate) fn see(
-        &mut self,
-        key: K,
+    pub(crate) fn see_again<K: Key>(
+        self,
+        pool: &mut Pool<Seen<K>>,
+        is_it: impl Fn(K::Value) -> bool,
         t: Ticks,
         now: Ticks,
         span: Span,
-        cap: usize,
-        rank: impl Fn(K) -> u64,
-        mut dropped: impl FnMut(K),
+    ) -> Option<Sighting<K>> {
+        pool.items_mut(self.items).iter_mut().take(4).find(|item| is_it(item.key())).map(|item| item.again(t, now, span))
+    }
+
+    /// Takes a sighting at `t`, which must be in the window. `dropped` is told each key that goes; `rank` says which of
+    /// several that were last seen at one instant goes first, by what the key means: places in the list depend on when it was
+    /// tidied, and must not decide.
+    #[inline]
+    pub(crate) fn see<K: Key>(
+        &mut self,
+        (pool, owner): (&mut Pool<Seen<K>>, u32),
+        key: K::Value,
+        t: Ticks,
+        bounds: Bounds,
+        rank: impl Fn(K::Value) -> u64,
+        mut dropped: impl FnMut(K::Value),
     ) -> Sighting<K> {
-        if let Some(item) = self.items.iter_mut().find(|item| item.key == key) {
+        let Bounds { now, span, cap } = bounds;
+        let cap = cap.min(LONGEST);
+        let bytes = K::of(key);
+        if let Some(item) = pool.items_mut(self.items).iter_mut().find(|item| item.key == bytes) {
             return item.again(t, now, span);
         }
-        if self.items.len() >= cap {
-            self.expire(now, span, &mut dropped);
+        if self.items.len() >= cap || self.items.is_full() {
+            self.expire(pool, owner, now, span, &mut dropped);
         }
         if self.items.len() < cap {
-            if self.items.len() == self.items.capacity() {
-                // Most destinations have one or two devices: an exact first place, then growth by half.
-                self.items.reserve_exact(self.items.len() / 2 + 1);
-            }
-            self.items.push(Seen { key, last: t });
+            pool.push(&mut self.items, Seen::new(key, t), owner);
             return Sighting::Entered;
         }
-        let Some(oldest) = self.items.iter_mut().min_by_key(|item| (item.last, rank(item.key))) else { return Sighting::TooOld };
-        if t <= oldest.last {
-            return Sighting::TooOld;
-        }
-        let displaced = std::mem::replace(oldest, Seen { key, last: t });
-        dropped(displaced.key);
+        let oldest = pool.items_mut(self.items).iter_mut().min_by_key(|item| (item.last(), rank(item.key())));
+        let Some(oldest) = oldest.filter(|oldest| t > oldest.last()) else { return Sighting::TooOld };
+        let displaced = std::mem::replace(oldest, Seen::new(key, t));
+        dropped(displaced.key());
         Sighting::Displaced(displaced)
     }
 
     /// Drops what has left the window.
-    pub(crate) fn expire(&mut self, now: Ticks, span: Span, mut dropped: impl FnMut(K)) {
-        self.items.retain(|item| {
-            let keep = window::holds(item.last, now, span);
+    pub(crate) fn expire<K: Key>(
+        &mut self,
+        pool: &mut Pool<Seen<K>>,
+        owner: u32,
+        now: Ticks,
+        span: Span,
+        mut dropped: impl FnMut(K::Value),
+    ) {
+        let left = |item: &Seen<K>| !window::holds(item.last(), now, span);
+        if !pool.items(self.items).iter().any(left) {
+            return;
+        }
+        pool.retain(&mut self.items, owner, |item| {
+            let keep = !left(item);
             if !keep {
-                dropped(item.key);
+                dropped(item.key());
             }
             keep
         });
-        if self.items.is_empty() {
-            self.items = ThinVec::new();
-        }
     }
 
     /// How many are in the window: exact below the cap, at least the cap otherwise.
-    pub(crate) fn count(&self, now: Ticks, span: Span) -> usize {
-        self.items.iter().filter(|item| window::holds(item.last, now, span)).count()
+    pub(crate) fn count<K: Key>(self, pool: &Pool<Seen<K>>, now: Ticks, span: Span) -> usize {
+        self.iter(pool, now, span).count()
     }
 
     /// The items in the window.
-    pub(crate) fn iter(&self, now: Ticks, span: Span) -> impl Iterator<Item = &Seen<K>> {
-        self.items.iter().filter(move |item| window::holds(item.last, now, span))
+    pub(crate) fn iter<K: Key>(self, pool: &Pool<Seen<K>>, now: Ticks, span: Span) -> impl Iterator<Item = &Seen<K>> {
+        self.all(pool).iter().filter(move |item| window::holds(item.last(), now, span))
     }
 
     /// All items, also those that have left the window and were not dropped yet.
-    pub(crate) fn all(&self) -> &[Seen<K>] {
-        &self.items
+    #[inline]
+    pub(crate) fn all<K: Key>(self, pool: &Pool<Seen<K>>) -> &[Seen<K>] {
+        pool.items(self.items)
+    }
+
+    pub(crate) fn is_empty(self) -> bool {
+        self.items.is_empty()
     }
 
     /// Reads something of each cache line of the items.
     #[inline]
-    pub(crate) fn touch(&self) -> u64 {
-        self.items.iter().step_by(4).fold(0, |sum, item| sum ^ item.last.0 as u64)
+    pub(crate) fn touch<K: Key>(self, pool: &Pool<Seen<K>>) -> u64 {
+        self.all(pool).iter().step_by(4).fold(0, |sum, item| sum ^ item.last().0 as u64)
     }
 
     /// From rows that a snapshot kept.
-    pub(crate) fn from_rows(rows: impl ExactSizeIterator<Item = Seen<K>>) -> Self {
-        let mut items = ThinVec::with_capacity(rows.len());
-        items.extend(rows);
-        Recent { items }
+    pub(crate) fn from_rows<K: Key>(rows: &[Seen<K>], pool: &mut Pool<Seen<K>>, owner: u32) -> Self {
+        Recent { items: pool.list(rows, owner) }
+    }
+
+    /// Gives the block back.
+    pub(crate) fn free<K: Key>(&mut self, pool: &mut Pool<Seen<K>>) {
+        pool.clear(&mut self.items);
+    }
+
+    /// Its block has moved.
+    pub(crate) fn follow(&mut self, moved: Moved) {
+        self.items.follow(moved);
     }
 }
 
@@ -148,20 +223,20 @@ mod tests {
         #[test]
         fn counts_are_exact_up_to_the_cap(steps in prop::collection::vec((0u32..20, 0i64..30, 0i64..6), 0..200), cap in 1usize..12) {
             let span = Span(25);
-            let mut recent = Recent::default();
+            let (mut pool, mut recent) = (Pool::<Seen<TextKey>>::default(), Recent::default());
             let mut all: BTreeMap<u32, Ticks> = BTreeMap::new();
             let mut now = Ticks(100);
             for (key, behind, step) in steps {
                 now = Ticks(now.0 + step);
                 let t = Ticks(now.0 - behind);
                 if window::holds(t, now, span) {
-                    recent.see(key, t, now, span, cap, u64::from, |_| {});
+                    recent.see((&mut pool, 0), key, t, Bounds { now, span, cap }, u64::from, |_| {});
                     let last = all.entry(key).or_insert(t);
                     *last = t.max(*last);
                 }
                 for at in [now, Ticks(now.0 + 13)] {
                     let exact = all.values().filter(|t| window::holds(**t, at, span)).count();
-                    let counted = recent.count(at, span);
+                    let counted = recent.count(&pool, at, span);
                     if exact < cap { prop_assert_eq!(counted, exact) } else { prop_assert_eq!(counted, cap) }
                 }
             }

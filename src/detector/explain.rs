@@ -310,11 +310,11 @@ impl Detector {
     #[must_use]
     pub fn who(&self, tenant: &str, ip: &str) -> Vec<Peer> {
         let Some(tenant) = self.find_tenant(tenant) else { return Vec::new() };
-        let Some(destination) = self.find_destination(tenant, ip) else { return Vec::new() };
+        let Some(destination) = self.destinations.find(tenant, ip) else { return Vec::new() };
         let now = self.clock_of(tenant);
         let mut peers = Vec::new();
-        for (_, row) in self.devices.rows.iter().filter(|(_, row)| row.tenant == tenant) {
-            for (_, port, known) in row.connections.iter().filter(|(of, _, _)| *of == destination) {
+        for (id, row) in self.devices.rows.iter().filter(|(_, row)| row.tenant == tenant) {
+            for (_, port, known) in self.devices.connections(id).filter(|(of, _, _)| *of == destination) {
                 let (last, fingerprint) = match known {
                     Known::Last(last) => (last, None),
                     Known::Candidate(id) => {

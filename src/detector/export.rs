@@ -8,6 +8,7 @@ use super::candidate::{self, Candidate};
 use super::connections::{Known, port_of};
 use super::{Detector, window};
 use crate::time::Ticks;
+use compact_str::CompactString;
 use serde::Serialize;
 use std::collections::BTreeSet;
 
@@ -130,7 +131,7 @@ impl Detector {
     /// Event times of the tracked connection that was silent longest and of the one heard of last; `None` without connections.
     #[must_use]
     pub fn connection_times(&self) -> Option<(Ticks, Ticks)> {
-        let known = self.devices.rows.iter().flat_map(|(_, row)| row.connections.iter().map(|(_, _, known)| known));
+        let known = self.devices.rows.iter().flat_map(|(id, _)| self.devices.connections(id).map(|(_, _, known)| known));
         let times = known.map(|known| match known {
             Known::Last(last) => last,
             Known::Candidate(id) => self.candidates.row(id).last,
@@ -159,7 +160,7 @@ impl Detector {
         }
         self.gaps.iter().try_for_each(|input| line(&Line::Gap { input }))?;
         // A vendor that only rows out of the lookback name is as good as gone.
-        let seen = self.devices.rows.iter().flat_map(|(_, d)| d.vendors_within(self.clock_of(d.tenant), &self.settings));
+        let seen = self.devices.rows.iter().flat_map(|(id, d)| self.devices.vendors_within(id, self.clock_of(d.tenant), &self.settings));
         let mut vendors: Vec<u32> = seen.map(|(vendor, _)| vendor).collect::<BTreeSet<u32>>().into_iter().collect();
         vendors.sort_by_key(|id| {
             let row = self.vendors.rows.row(*id);
@@ -182,10 +183,7 @@ impl Detector {
         }
         let mut destinations: Vec<u32> = self.destinations.rows.iter().map(|(id, _)| id).collect();
         destinations.sort_unstable_by(|a, b| {
-            let key = |id: &u32| {
-                let row = self.destinations.rows.row(*id);
-                (tenant_name(row.tenant), &*row.ip)
-            };
+            let key = |id: &u32| (tenant_name(self.destinations.rows.row(*id).tenant), self.destinations.ip(*id));
             key(a).cmp(&key(b))
         });
         for id in destinations {
@@ -198,8 +196,9 @@ impl Detector {
         let row = self.devices.rows.row(id);
         let (now, lookback) = (self.clock_of(row.tenant), self.settings.lookback);
         let tenant = self.tenants.get(row.tenant as usize).map_or("", |t| &*t.name);
-        let mut vendors: Vec<Company<'_>> = row
-            .vendors_within(now, &self.settings)
+        let mut vendors: Vec<Company<'_>> = self
+            .devices
+            .vendors_within(id, now, &self.settings)
             .map(|(vendor, last)| Company { company: &self.vendors.rows.row(vendor).company, last })
             .collect();
         vendors.sort_unstable();
@@ -214,16 +213,16 @@ impl Detector {
             Known::Last(t) => window::holds(*t, now, lookback),
             Known::Candidate(_) => true,
         };
-        let mut connections: Vec<(&str, Option<u16>, Known)> = row
-            .connections
-            .iter()
+        let mut connections: Vec<(CompactString, Option<u16>, Known)> = self
+            .devices
+            .connections(id)
             .filter(|(_, _, known)| is_live(known))
-            .map(|(destination, port, known)| (self.destinations.rows.row(destination).ip.as_str(), port_of(port), known))
+            .map(|(destination, port, known)| (self.destinations.ip(destination), port_of(port), known))
             .collect();
         if server.is_none() && info_seen.is_none() && vendors.is_empty() && connections.is_empty() {
             return Ok(());
         }
-        connections.sort_unstable_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+        connections.sort_unstable_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
         let workstation = row.says_workstation();
         line(&Line::Device(Box::new(DeviceLine { tenant, name: &row.name, since: row.since, server, info_seen, workstation, vendors })))?;
         for (ip, port, known) in connections {
@@ -231,7 +230,7 @@ impl Detector {
                 Known::Last(last) => (last, None),
                 Known::Candidate(id) => (self.candidates.row(id).last, Some(self.export_candidate(self.candidates.row(id)))),
             };
-            line(&Line::Connection(Box::new(ConnectionLine { tenant, device: &row.name, ip, port, last, candidate })))?;
+            line(&Line::Connection(Box::new(ConnectionLine { tenant, device: &row.name, ip: &ip, port, last, candidate })))?;
         }
         Ok(())
     }
@@ -275,17 +274,19 @@ impl Detector {
         let row = self.destinations.rows.row(id);
         let now = self.clock_of(row.tenant);
         let mut devices: Vec<(String, Ticks)> =
-            row.devices_within(now, &self.settings).map(|(print, last)| (format!("{print:016x}"), last)).collect();
+            self.destinations.devices_within(id, now, &self.settings).map(|(print, last)| (format!("{print:016x}"), last)).collect();
         devices.sort_unstable();
-        let mut urls: Vec<(&str, Ticks)> = row.urls_within(now, &self.settings).map(|(url, last)| (self.strings.get(url), last)).collect();
+        let mut urls: Vec<(&str, Ticks)> =
+            self.destinations.urls_within(id, now, &self.settings).map(|(url, last)| (self.strings.get(url), last)).collect();
         urls.sort_unstable();
         // Connections name the others: they stand in their lines.
         if devices.is_empty() && urls.is_empty() {
             return Ok(());
         }
         let tenant = self.tenants.get(row.tenant as usize).map_or("", |t| &*t.name);
-        let url_dropped = row.url_dropped_within(now, &self.settings);
-        let panes = row.panes_within(now, &self.settings);
-        line(&Line::Destination(Box::new(DestinationLine { tenant, ip: &row.ip, devices, urls, url_dropped, panes })))
+        let url_dropped = self.destinations.url_dropped_within(id, now, &self.settings);
+        let panes = self.destinations.panes_within(id, now, &self.settings);
+        let ip = self.destinations.ip(id);
+        line(&Line::Destination(Box::new(DestinationLine { tenant, ip: &ip, devices, urls, url_dropped, panes })))
     }
 }

@@ -10,6 +10,7 @@ use super::timers::Target;
 use super::{Detector, Effect, Turn, message};
 use crate::finding::{Change, ChangeKind, FindingId};
 use crate::time::{Span, Ticks};
+use compact_str::CompactString;
 use sha2::{Digest, Sha256};
 
 impl Detector {
@@ -29,9 +30,9 @@ impl Detector {
         self.deliver(tenant, now);
     }
 
-    fn candidate_key(&self, id: u32) -> (&str, &str, Option<u16>) {
+    fn candidate_key(&self, id: u32) -> (&str, CompactString, Option<u16>) {
         let row = self.candidates.row(id);
-        (&self.devices.rows.row(row.device).name, &self.destinations.rows.row(row.destination).ip, port_of(row.port))
+        (&self.devices.rows.row(row.device).name, self.destinations.ip(row.destination), port_of(row.port))
     }
 
     pub(super) fn judge(&mut self, tenant: u32, id: u32, now: Ticks, effects: &mut Vec<Effect>) {
@@ -61,8 +62,8 @@ impl Detector {
             Some(finding) => (finding.id, finding.revision + 1),
             None => {
                 let tenant = self.tenants.get(tenant as usize).map_or("", |t| &t.name);
-                let ip = &self.destinations.rows.row(row.destination).ip;
-                (finding_id(tenant, &self.devices.rows.row(row.device).name, ip, port_of(row.port), now), 1)
+                let ip = self.destinations.ip(row.destination);
+                (finding_id(tenant, &self.devices.rows.row(row.device).name, &ip, port_of(row.port), now), 1)
             }
         };
         effects.push(Effect::Change(Box::new(self.describe(id, finding_id, revision, kind, cause, now))));
@@ -73,7 +74,7 @@ impl Detector {
         }
         let open = matches!(kind, ChangeKind::Opened | ChangeKind::Updated);
         let row = self.candidates.row_mut(id);
-        let answer = row.answer.unwrap_or(message::Answer { prevalence: 0, urls: 0 });
+        let answer = row.answer.as_deref().copied().unwrap_or(message::Answer { prevalence: 0, urls: 0 });
         row.finding = Some(Box::new(Finding { id: finding_id, revision, open, written: now, count: row.count, answer }));
     }
 
@@ -93,9 +94,9 @@ impl Detector {
         let (url_ids, urls_truncated) = self.destinations.urls(row.destination, now, &self.settings);
         let mut urls: Vec<String> = url_ids.map(|url| self.strings.get(url).to_owned()).collect();
         urls.sort_unstable();
-        let rare = device.vendors.iter().filter(|seen| seen.joined && self.vendors.is_rare(seen.vendor));
+        let rare = self.devices.vendors(row.device).iter().filter(|seen| seen.joined() && self.vendors.is_rare(seen.vendor()));
         let vendor = |v: u32| (self.vendors.rows.row(v).company.to_string(), self.vendors.servers(v) as u64);
-        let mut vendors: Vec<(String, u64)> = rare.map(|seen| vendor(seen.vendor)).collect();
+        let mut vendors: Vec<(String, u64)> = rare.map(|seen| vendor(seen.vendor())).collect();
         vendors.sort_unstable();
         Change {
             id: finding_id,
@@ -107,7 +108,7 @@ impl Detector {
             device_id: self.strings.get(row.device_id).to_owned(),
             os_platform: self.strings.get(device.os_platform).to_owned(),
             device_type: self.strings.get(device.device_type).to_owned(),
-            remote_ip: self.destinations.rows.row(row.destination).ip.to_string(),
+            remote_ip: self.destinations.ip(row.destination).to_string(),
             remote_port: port_of(row.port),
             urls,
             urls_truncated,

@@ -70,7 +70,7 @@ impl Detector {
     fn connection(&mut self, arrived: Arrived<'_>, effects: &mut Vec<Effect>) {
         let Arrived { tenant, device, destination, now, event, .. } = arrived;
         let (t, port, settings) = (event.timestamp, port_code(event.remote_port), &self.settings);
-        let mut known = self.devices.rows.row(device).connections.get(destination, port);
+        let mut known = self.devices.connection(device, destination, port);
         if let Some(Known::Candidate(id)) = known {
             let row = self.candidates.row(id);
             let silent_since = row.last.max(row.previous).plus(settings.quiet());
@@ -78,7 +78,7 @@ impl Detector {
             if row.late && t > silent_since && window::holds(t, now, settings.new_within) {
                 self.candidates.row_mut(id).end = now;
                 self.judge(tenant, id, now, effects);
-                known = self.devices.rows.row(device).connections.get(destination, port);
+                known = self.devices.connection(device, destination, port);
             }
         }
         let settings = &self.settings;
@@ -107,11 +107,10 @@ impl Detector {
         };
         let expired = now.minus(self.settings.lookback);
         let mut dropped = Vec::new();
-        let connections = &mut self.devices.rows.row_mut(device).connections;
         if known.is_some() {
-            connections.replace(destination, port, next);
+            self.devices.replace_connection(device, destination, port, next);
         } else {
-            connections.insert(destination, port, next, expired, |d| dropped.push(d));
+            self.devices.add_connection(device, (destination, port, next), expired, |d| dropped.push(d));
             self.destinations.retain(destination);
             self.connections += 1;
             self.connections -= dropped.len();
@@ -214,8 +213,10 @@ impl Detector {
         if let Some(moved) = device.candidates.get(row.place as usize) {
             self.candidates.row_mut(*moved).place = row.place;
         }
-        device.connections.replace(row.destination, row.port, Known::Last(row.last.max(row.previous)));
-        if device.is_third_party() {
+        let third_party = device.is_third_party();
+        let known = Known::Last(row.last.max(row.previous));
+        self.devices.replace_connection(row.device, row.destination, row.port, known);
+        if third_party {
             self.outbox.push(Message::Unwatch { destination: row.destination, candidate: id });
         }
     }

@@ -64,7 +64,7 @@ impl Detector {
         let id = row.finding.as_ref()?.id;
         let change = kind.map(|kind| self.describe(candidate, id, revision, kind, "", now));
         let row = self.candidates.row_mut(candidate);
-        let (count, answer) = (row.count, row.answer.unwrap_or(message::Answer { prevalence: 0, urls: 0 }));
+        let (count, answer) = (row.count, row.answer.as_deref().copied().unwrap_or(message::Answer { prevalence: 0, urls: 0 }));
         if let Some(finding) = &mut row.finding {
             finding.revision = revision;
             if change.is_some() {

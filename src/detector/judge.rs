@@ -36,7 +36,7 @@ pub(crate) fn obstacle(
     if !third_party {
         return Some("the device no longer runs rare third-party software");
     }
-    match candidate.answer {
+    match &candidate.answer {
         None => Some("the destination has not answered"),
         Some(answer) if answer.prevalence >= settings.prevalence_below => Some("the destination is no longer rare in the fleet"),
         Some(_) if candidate.first < warm_from => Some("the device is in its warm-up"),
@@ -63,5 +63,5 @@ pub(crate) fn judge(candidate: &Candidate, obstacle: Option<&'static str>, now: 
 }
 
 fn is_current(finding: &Finding, candidate: &Candidate) -> bool {
-    finding.count == candidate.count && Some(finding.answer) == candidate.answer
+    finding.count == candidate.count && Some(&finding.answer) == candidate.answer.as_deref()
 }

@@ -86,9 +86,9 @@ impl Detector {
                 sum ^= seen;
                 hint.url = url.unwrap_or(EMPTY);
             }
-            if let Some(device) = hint.device.and_then(|id| self.devices.rows.get(id)) {
-                sum ^= device.touch_lists();
-                if let Some(Known::Candidate(id)) = hint.destination.and_then(|id| device.connections.get(id, hint.port)) {
+            if let Some(device) = hint.device {
+                sum ^= self.devices.touch_lists(device);
+                if let Some(Known::Candidate(id)) = hint.destination.and_then(|id| self.devices.connection(device, id, hint.port)) {
                     hint.candidate = Some(id);
                 }
             }

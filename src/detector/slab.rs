@@ -12,53 +12,100 @@ use super::wire::{Get, Put, WireError};
 use std::collections::BTreeSet;
 
 const CHUNK: usize = 1 << CHUNK_BITS;
-const CHUNK_BITS: u32 = 10;
-/// No free slot follows.
-const NONE: u32 = u32::MAX;
+const CHUNK_BITS: u32 = 11;
 
 /// A row that can be written to a snapshot and read back.
 pub(crate) trait Row: Sized {
-    fn encode(&self, out: &mut Vec<u8>);
-    fn decode(bytes: &mut Get<'_>) -> Result<Self, WireError>;
+    /// Where the lists of these rows lie.
+    type Lists: Lists;
+    fn encode(&self, lists: &Self::Lists, out: &mut Vec<u8>);
+    /// Reads the row that will have this id.
+    fn decode(bytes: &mut Get<'_>, id: u32, lists: &mut Self::Lists) -> Result<Self, WireError>;
+    /// Gives its lists back.
+    fn free(&mut self, _: &mut Self::Lists) {}
+    /// The block of one of its lists has moved.
+    fn follow(&mut self, _list: u8, _moved: Moved) {}
 }
 
-#[derive(Debug)]
-struct Slot<T> {
-    /// The copy that already holds (or must not hold) this row; of a free slot, the next free one in its chunk.
-    copied: u32,
-    row: Option<T>,
+/// A block that has moved: whose it is, and where it is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Moved {
+    pub(crate) owner: u32,
+    pub(crate) to: u32,
+}
+
+/// The lists of a table's rows (see `pool`).
+pub(crate) trait Lists: Default {
+    /// The number of the list and the next move, in the order in which they happened.
+    fn next_move(&mut self) -> Option<(u8, Moved)>;
+}
+
+impl Lists for () {
+    fn next_move(&mut self) -> Option<(u8, Moved)> {
+        None
+    }
 }
 
 #[derive(Debug)]
 struct Chunk<T> {
     /// Fewer than a chunk's worth in the last one, and in one that was emptied and filled again.
-    slots: Vec<Slot<T>>,
+    rows: Vec<Option<T>>,
     live: u32,
-    free: u32,
+    /// Places before the end that hold no row.
+    free: Vec<u16>,
+    /// A bit for each row that the copy of this number already holds, or must not hold.
+    copied: [u64; CHUNK / 64],
+    copy: u32,
 }
 
 #[derive(Debug)]
-pub(crate) struct Slab<T> {
+pub(crate) struct Slab<T: Row> {
+    pub(crate) lists: T::Lists,
     chunks: Vec<Chunk<T>>,
     /// Chunks that have room.
     room: BTreeSet<u32>,
     len: usize,
     copy: u32,
-    /// Next slot that `copy_some` looks at, and the end; equal when no copy is under way.
+    /// Next row that `copy_some` looks at, and the end; equal when no copy is under way.
     cursor: u32,
     cursor_end: u32,
     out: Vec<u8>,
 }
 
-impl<T> Default for Slab<T> {
+impl<T: Row> Default for Slab<T> {
     fn default() -> Self {
-        Slab { chunks: Vec::new(), room: BTreeSet::new(), len: 0, copy: 0, cursor: 0, cursor_end: 0, out: Vec::new() }
+        Slab {
+            lists: T::Lists::default(),
+            chunks: Vec::new(),
+            room: BTreeSet::new(),
+            len: 0,
+            copy: 0,
+            cursor: 0,
+            cursor_end: 0,
+            out: Vec::new(),
+        }
     }
 }
 
 impl<T> Chunk<T> {
+    fn new() -> Self {
+        Chunk { rows: Vec::new(), live: 0, free: Vec::new(), copied: [0; CHUNK / 64], copy: 0 }
+    }
+
     fn has_room(&self) -> bool {
-        self.free != NONE || self.slots.len() < CHUNK
+        !self.free.is_empty() || self.rows.len() < CHUNK
+    }
+
+    /// Marks a row as dealt with by a copy; true when it was not yet.
+    fn mark(&mut self, at: usize, copy: u32) -> bool {
+        if self.copy != copy {
+            (self.copy, self.copied) = (copy, [0; CHUNK / 64]);
+        }
+        let (word, bit) = (at / 64, 1u64 << (at % 64));
+        let Some(word) = self.copied.get_mut(word) else { return false };
+        let is_new = *word & bit == 0;
+        *word |= bit;
+        is_new
     }
 }
 
@@ -70,23 +117,19 @@ impl<T: Row> Slab<T> {
 
     /// No id in use is as great as this.
     pub(crate) fn id_end(&self) -> u32 {
-        let last = self.chunks.last().map_or(0, |c| c.slots.len());
+        let last = self.chunks.last().map_or(0, |c| c.rows.len());
         ((self.chunks.len().saturating_sub(1) << CHUNK_BITS) + last) as u32
     }
 
     #[inline]
-    fn slot(&self, id: u32) -> Option<&Slot<T>> {
-        self.chunks.get((id >> CHUNK_BITS) as usize)?.slots.get(id as usize % CHUNK)
-    }
-
-    #[inline]
-    fn slot_mut(&mut self, id: u32) -> Option<&mut Slot<T>> {
-        self.chunks.get_mut((id >> CHUNK_BITS) as usize)?.slots.get_mut(id as usize % CHUNK)
-    }
-
-    #[inline]
     pub(crate) fn get(&self, id: u32) -> Option<&T> {
-        self.slot(id)?.row.as_ref()
+        self.chunks.get((id >> CHUNK_BITS) as usize)?.rows.get(id as usize % CHUNK)?.as_ref()
+    }
+
+    /// Without the bookkeeping for a copy.
+    #[inline]
+    fn quietly(&mut self, id: u32) -> Option<&mut T> {
+        self.chunks.get_mut((id >> CHUNK_BITS) as usize)?.rows.get_mut(id as usize % CHUNK)?.as_mut()
     }
 
     /// The row at an id that the tables themselves hand out.
@@ -98,7 +141,7 @@ impl<T: Row> Slab<T> {
     #[inline]
     pub(crate) fn get_mut(&mut self, id: u32) -> Option<&mut T> {
         self.save(id);
-        self.slot_mut(id)?.row.as_mut()
+        self.quietly(id)
     }
 
     #[inline]
@@ -106,37 +149,62 @@ impl<T: Row> Slab<T> {
         self.get_mut(id).expect("INV-ids: an id in a table names a row")
     }
 
+    /// Changes a row and its lists.
+    #[inline]
+    pub(crate) fn edit<R>(&mut self, id: u32, change: impl FnOnce(&mut T, &mut T::Lists) -> R) -> R {
+        self.save(id);
+        // Not by `quietly`: the lists are borrowed beside the row.
+        let row = self.chunks.get_mut((id >> CHUNK_BITS) as usize).and_then(|c| c.rows.get_mut(id as usize % CHUNK));
+        let row = row.and_then(Option::as_mut).expect("INV-ids: an id in a table names a row");
+        let result = change(row, &mut self.lists);
+        self.follow_moves();
+        result
+    }
+
+    /// Tells rows where their blocks are now. What a copy holds of a row doesn't depend on it.
+    #[inline]
+    fn follow_moves(&mut self) {
+        while let Some((list, moved)) = self.lists.next_move() {
+            if let Some(row) = self.quietly(moved.owner) {
+                row.follow(list, moved);
+            }
+        }
+    }
+
     pub(crate) fn insert(&mut self, row: T) -> u32 {
         let number = self.room.first().copied().unwrap_or_else(|| self.add_chunk());
-        let slot = Slot { copied: self.copy, row: Some(row) };
+        let copying = self.cursor < self.cursor_end;
         let chunk = self.chunks.get_mut(number as usize).expect("INV-ids: a chunk with room is there");
         chunk.live += 1;
-        let at = match chunk.slots.get_mut(chunk.free as usize) {
-            Some(free) => {
-                let at = chunk.free;
-                chunk.free = free.copied;
-                *free = slot;
+        let at = match chunk.free.pop().map(usize::from) {
+            Some(at) => {
+                if let Some(place) = chunk.rows.get_mut(at) {
+                    *place = Some(row);
+                }
                 at
             }
             None => {
-                if number > 0 && chunk.slots.capacity() == 0 {
+                if number > 0 && chunk.rows.capacity() == 0 {
                     // The first chunk grows as it fills: a table with three rows costs three rows.
-                    chunk.slots.reserve_exact(CHUNK);
+                    chunk.rows.reserve_exact(CHUNK);
                 }
-                chunk.slots.push(slot);
-                chunk.slots.len() as u32 - 1
+                chunk.rows.push(Some(row));
+                chunk.rows.len() - 1
             }
         };
+        if copying {
+            chunk.mark(at, self.copy);
+        }
         if !chunk.has_room() {
             self.room.remove(&number);
         }
         self.len += 1;
-        number << CHUNK_BITS | at
+        number << CHUNK_BITS | at as u32
     }
 
     fn add_chunk(&mut self) -> u32 {
         let number = self.chunks.len() as u32;
-        self.chunks.push(Chunk { slots: Vec::new(), live: 0, free: NONE });
+        self.chunks.push(Chunk::new());
         self.room.insert(number);
         number
     }
@@ -145,22 +213,24 @@ impl<T: Row> Slab<T> {
         self.save(id);
         let number = id >> CHUNK_BITS;
         let chunk = self.chunks.get_mut(number as usize)?;
-        let slot = chunk.slots.get_mut(id as usize % CHUNK)?;
-        let row = slot.row.take()?;
-        slot.copied = std::mem::replace(&mut chunk.free, id % CHUNK as u32);
+        let mut row = chunk.rows.get_mut(id as usize % CHUNK)?.take()?;
+        chunk.free.push((id as usize % CHUNK) as u16);
         chunk.live -= 1;
         if chunk.live == 0 && number > 0 {
-            (chunk.slots, chunk.free) = (Vec::new(), NONE);
+            (chunk.rows, chunk.free) = (Vec::new(), Vec::new());
         }
         self.room.insert(number);
         self.len -= 1;
+        row.free(&mut self.lists);
+        self.follow_moves();
         Some(row)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
-        self.chunks.iter().zip(0u32..).flat_map(|(chunk, number)| {
-            chunk.slots.iter().zip(number << CHUNK_BITS..).filter_map(|(slot, id)| Some((id, slot.row.as_ref()?)))
-        })
+        self.chunks
+            .iter()
+            .zip(0u32..)
+            .flat_map(|(chunk, number)| chunk.rows.iter().zip(number << CHUNK_BITS..).filter_map(|(row, id)| Some((id, row.as_ref()?))))
     }
 
     #[inline]
@@ -172,16 +242,14 @@ impl<T: Row> Slab<T> {
 
     #[inline(never)]
     fn save_for_copy(&mut self, id: u32) {
-        let copy = self.copy;
-        let Some(slot) = self.chunks.get_mut((id >> CHUNK_BITS) as usize).and_then(|c| c.slots.get_mut(id as usize % CHUNK)) else {
-            return;
-        };
-        if let Some(row) = &slot.row
-            && slot.copied != copy
+        let (copy, at) = (self.copy, id as usize % CHUNK);
+        let Some(chunk) = self.chunks.get_mut((id >> CHUNK_BITS) as usize) else { return };
+        if chunk.rows.get(at).is_some_and(Option::is_some)
+            && chunk.mark(at, copy)
+            && let Some(Some(row)) = chunk.rows.get(at)
         {
-            slot.copied = copy;
             self.out.put_u32(id);
-            row.encode(&mut self.out);
+            row.encode(&self.lists, &mut self.out);
         }
     }
 
@@ -235,17 +303,16 @@ impl<T: Row> Slab<T> {
             while self.chunks.len() <= number {
                 self.add_chunk();
             }
-            let row = T::decode(&mut get)?;
-            let copied = self.copy;
+            let row = T::decode(&mut get, id, &mut self.lists)?;
             let chunk = self.chunks.get_mut(number).ok_or(WireError::Invalid("row id"))?;
-            if number > 0 && chunk.slots.capacity() == 0 {
-                chunk.slots.reserve_exact(CHUNK);
+            if number > 0 && chunk.rows.capacity() == 0 {
+                chunk.rows.reserve_exact(CHUNK);
             }
-            while chunk.slots.len() <= at {
-                chunk.slots.push(Slot { copied, row: None });
+            while chunk.rows.len() <= at {
+                chunk.rows.push(None);
             }
-            let slot = chunk.slots.get_mut(at).ok_or(WireError::Invalid("row id"))?;
-            if slot.row.replace(row).is_some() {
+            let place = chunk.rows.get_mut(at).ok_or(WireError::Invalid("row id"))?;
+            if place.replace(row).is_some() {
                 return Err(WireError::Invalid("a row twice"));
             }
             chunk.live += 1;
@@ -258,10 +325,7 @@ impl<T: Row> Slab<T> {
     pub(crate) fn finish_load(&mut self) {
         self.room.clear();
         for (chunk, number) in self.chunks.iter_mut().zip(0u32..) {
-            chunk.free = NONE;
-            for (at, slot) in chunk.slots.iter_mut().enumerate().rev().filter(|(_, slot)| slot.row.is_none()) {
-                slot.copied = std::mem::replace(&mut chunk.free, at as u32);
-            }
+            chunk.free = chunk.rows.iter().enumerate().rev().filter(|(_, row)| row.is_none()).map(|(at, _)| at as u16).collect();
             if chunk.has_room() {
                 self.room.insert(number);
             }
@@ -276,10 +340,11 @@ mod tests {
     use std::collections::BTreeMap;
 
     impl Row for u64 {
-        fn encode(&self, out: &mut Vec<u8>) {
+        type Lists = ();
+        fn encode(&self, (): &(), out: &mut Vec<u8>) {
             out.put_u64(*self);
         }
-        fn decode(bytes: &mut Get<'_>) -> Result<Self, WireError> {
+        fn decode(bytes: &mut Get<'_>, _: u32, (): &mut ()) -> Result<Self, WireError> {
             bytes.u64()
         }
     }
@@ -325,7 +390,7 @@ mod tests {
         let ids: Vec<u32> = (0..10 * CHUNK as u64).map(|v| slab.insert(v)).collect();
         let kept = [ids[5], ids[4 * CHUNK + 1]];
         ids.iter().filter(|id| !kept.contains(id)).for_each(|id| assert!(slab.remove(*id).is_some()));
-        assert_eq!(slab.chunks.iter().filter(|c| c.slots.capacity() > 0).count(), 2);
+        assert_eq!(slab.chunks.iter().filter(|c| c.rows.capacity() > 0).count(), 2);
         assert_eq!(slab.iter().map(|(_, v)| *v).collect::<Vec<_>>(), [5, 4 * CHUNK as u64 + 1]);
         // What comes next fills the lowest places, never one that is taken.
         let mut again: Vec<u32> = (0..3 * CHUNK as u64).map(|v| slab.insert(v)).collect();

@@ -233,10 +233,10 @@ impl Detector {
             if row.tenant >= tenants || !self.strings.contains(row.os_platform) || !self.strings.contains(row.device_type) {
                 return inconsistent("a device's tenant or platform is not there");
             }
-            if row.vendors.iter().any(|seen| self.vendors.rows.get(seen.vendor).is_none()) {
+            if self.devices.vendors(id).iter().any(|seen| self.vendors.rows.get(seen.vendor()).is_none()) {
                 return inconsistent("a device's vendor is not there");
             }
-            for (destination, port, known) in row.connections.iter() {
+            for (destination, port, known) in self.devices.connections(id) {
                 if !is_destination(destination) {
                     return inconsistent("a connection's destination is not there");
                 }
@@ -252,7 +252,7 @@ impl Detector {
             if !self.strings.contains(row.device_id) || !self.strings.contains(row.details) {
                 return inconsistent("a candidate's details are not there");
             }
-            let connection = self.devices.rows.get(row.device).and_then(|d| d.connections.get(row.destination, row.port));
+            let connection = self.devices.connection(row.device, row.destination, row.port);
             if connection != Some(Known::Candidate(id)) {
                 return inconsistent("a candidate's connection is not there");
             }
@@ -261,11 +261,11 @@ impl Detector {
     }
 
     fn retain_all(&mut self) {
-        for (_, row) in self.devices.rows.iter() {
+        for (id, row) in self.devices.rows.iter() {
             self.strings.retain(row.os_platform);
             self.strings.retain(row.device_type);
-            self.connections += row.connections.len();
-            row.connections.iter().for_each(|(destination, _, _)| self.destinations.retain(destination));
+            self.connections += self.devices.connection_count(id);
+            self.devices.connections(id).for_each(|(destination, _, _)| self.destinations.retain(destination));
         }
         for (_, row) in self.candidates.iter() {
             self.strings.retain(row.device_id);
@@ -306,7 +306,9 @@ impl Detector {
             self.arm_candidate(tenant, id, now);
             let turn = turn!(self, tenant, now);
             let row = self.candidates.row_mut(id);
-            if let Some(finding) = row.finding.as_ref().filter(|f| f.open && (f.count != row.count || Some(f.answer) != row.answer)) {
+            if let Some(finding) =
+                row.finding.as_ref().filter(|f| f.open && (f.count != row.count || Some(&f.answer) != row.answer.as_deref()))
+            {
                 let due = finding.written.plus(turn.settings.update_interval);
                 if due > now {
                     // Else it was kept by a longer interval, and is judged when that is changed.

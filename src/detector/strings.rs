@@ -11,10 +11,12 @@ use super::wire::{Get, Put, WireError};
 pub(crate) const EMPTY: u32 = 0;
 
 impl Row for Box<str> {
-    fn encode(&self, out: &mut Vec<u8>) {
+    type Lists = ();
+
+    fn encode(&self, (): &(), out: &mut Vec<u8>) {
         out.put_str(self);
     }
-    fn decode(bytes: &mut Get<'_>) -> Result<Self, WireError> {
+    fn decode(bytes: &mut Get<'_>, _: u32, (): &mut ()) -> Result<Self, WireError> {
         Ok(bytes.str()?.into())
     }
 }

@@ -20,11 +20,13 @@ pub(crate) struct Vendor {
 }
 
 impl Row for Vendor {
-    fn encode(&self, out: &mut Vec<u8>) {
+    type Lists = ();
+
+    fn encode(&self, (): &(), out: &mut Vec<u8>) {
         out.put_u32(self.tenant);
         out.put_str(&self.company);
     }
-    fn decode(bytes: &mut Get<'_>) -> Result<Self, WireError> {
+    fn decode(bytes: &mut Get<'_>, _: u32, (): &mut ()) -> Result<Self, WireError> {
         Ok(Vendor { tenant: bytes.u32()?, company: bytes.str()?.into(), members: BTreeSet::new(), references: 0 })
     }
 }

@@ -1,13 +1,17 @@
 //! One open file as lines: decompression, line numbers, the length limit, and going back to where it was closed.
 //!
-//! Invariant: memory is a buffer, the decoder's window and one line of at most the limit. Which file's turn it is belongs to
-//! `source`.
+//! Invariant: memory is a buffer, the decoder's window (32 KiB for gzip, [`WINDOW_LOG_MAX`] for Zstandard) and one line of at most the
+//! limit, whatever the file expands to. Which file's turn it is belongs to `source`.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Largest Zstandard window, as a power of two: 8 MiB, what RFC 8878 asks of every decoder and what `zstd -19` uses. A file says itself how much
+/// it needs, and many may be open.
+const WINDOW_LOG_MAX: u32 = 23;
 
 /// Counts what is taken from the file itself, before decompression.
 struct Counted<R> {
@@ -20,6 +24,21 @@ impl<R: Read> Read for Counted<R> {
         let n = self.inner.read(buffer)?;
         self.total.fetch_add(n as u64, Ordering::Relaxed);
         Ok(n)
+    }
+}
+
+/// Says what to do about a frame whose window is too large.
+struct Windowed<R>(R);
+
+impl<R: Read> Read for Windowed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer).map_err(|error| match error.to_string().contains("too much memory") {
+            true => io::Error::new(
+                io::ErrorKind::InvalidData,
+                "its Zstandard window is larger than 8 MiB; pack it without --ultra and --long, or unpack it first (zstd -dc --long=31 FILE | firstseen backtest -)",
+            ),
+            false => error,
+        })
     }
 }
 
@@ -90,7 +109,11 @@ impl LineReader {
                 let raw = BufReader::with_capacity(64 << 10, raw);
                 Box::new(BufReader::with_capacity(buffer, flate2::bufread::MultiGzDecoder::new(raw)))
             }
-            Some(Compression::Zstd) => Box::new(BufReader::with_capacity(buffer, zstd::Decoder::new(raw)?)),
+            Some(Compression::Zstd) => {
+                let mut decoder = zstd::Decoder::new(raw)?;
+                decoder.window_log_max(WINDOW_LOG_MAX)?;
+                Box::new(BufReader::with_capacity(buffer, Windowed(decoder)))
+            }
             None => Box::new(BufReader::with_capacity(buffer, raw)),
         };
         Ok(LineReader { input, taken, place: Place::default(), limit })

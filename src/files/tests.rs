@@ -189,6 +189,80 @@ fn a_cut_gzip_file_gives_what_was_read_and_says_where_it_broke() {
     }
 }
 
+/// Bytes that are made as they are read: a file as large as one likes.
+struct Endless {
+    head: &'static [u8],
+    at: u64,
+    size: u64,
+    byte: u8,
+}
+
+impl std::io::Read for Endless {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if let Some(rest) = self.head.get(self.at as usize..).filter(|rest| !rest.is_empty()) {
+            let n = rest.len().min(buffer.len());
+            buffer[..n].copy_from_slice(&rest[..n]);
+            self.at += n as u64;
+            return Ok(n);
+        }
+        let n = (self.size - self.at).min(buffer.len() as u64) as usize;
+        buffer[..n].fill(self.byte);
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+#[test]
+fn a_header_or_a_line_without_end_takes_no_more_than_its_limit() {
+    const LIMIT: usize = 1 << 16;
+    let read = |head, byte| {
+        let endless = Box::new(Endless { head, at: 0, size: 64 << 20, byte });
+        let mut source = FileSource::with_stdin(&["-".into()], endless).unwrap().line_limit(LIMIT);
+        let (mut line, mut errors, mut largest) = (Line::default(), Vec::new(), 0);
+        while let Some(result) = source.read(&mut line) {
+            largest = largest.max(line.bytes.capacity());
+            errors.extend(result.err().map(|error| error.to_string()));
+        }
+        assert!(largest <= 4 * LIMIT, "{largest}");
+        errors
+    };
+    let too_long = ["line 1 of - is longer than 65536 bytes and was left out"];
+    assert_eq!(read(b"", b'x'), too_long);
+    assert_eq!(read(b"", b' '), too_long, "blank lines too");
+    // gzip: a name, a comment, an extra field that never ends.
+    for head in [&b"\x1f\x8b\x08\x08\0\0\0\0\0\0"[..], b"\x1f\x8b\x08\x10\0\0\0\0\0\0"] {
+        let errors = read(head, b'x');
+        assert!(matches!(&errors[..], [error] if error.contains("from line 1 on")), "{errors:?}");
+    }
+    // Zstandard: frames to be skipped, of 4 GiB each and of none.
+    let errors = read(b"\x50\x2a\x4d\x18\xff\xff\xff\xff", 0);
+    assert!(matches!(&errors[..], [error] if error.contains("from line 1 on")), "{errors:?}");
+}
+
+#[test]
+fn a_window_of_more_than_eight_mebibytes_is_refused_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = format!("{}\n{}\n", message("00:01", "a"), message("00:02", "b"));
+    let packed = |log: u32| {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(log).unwrap();
+        encoder.include_contentsize(false).unwrap();
+        encoder.write_all(text.as_bytes()).unwrap();
+        encoder.finish().unwrap()
+    };
+    assert_eq!(names(open(&[put(dir.path(), "a.zst", packed(23))])), ["a", "b"]);
+    // What a frame claims counts, not what is in it: here a few bytes.
+    for log in [24, 27, 31] {
+        let refused = names(open(&[put(dir.path(), "a.zst", packed(log))]));
+        assert!(
+            matches!(&refused[..], [error] if error.contains("a.zst can't be read from line 1 on") && error.contains("zstd -dc --long=31")),
+            "{refused:?}"
+        );
+    }
+    // The level that takes the largest window without being asked for more.
+    assert_eq!(names(open(&[put(dir.path(), "b.zst", zstd::encode_all(text.as_bytes(), 19).unwrap())])), ["a", "b"]);
+}
+
 /// A fleet dealt out to files, as lines in arrival order.
 fn dealt(dir: &Path, files: usize, write: impl Fn(&[Message]) -> Vec<u8>) -> (Vec<PathBuf>, Vec<Vec<u8>>) {
     let options = FleetOptions { devices: 40, span: Span::days(2), padding: false, ..FleetOptions::default() };

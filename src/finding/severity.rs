@@ -120,4 +120,16 @@ mod tests {
         assert!(!p.contains("xdc01.corp.example") && !p.contains("srv-10") && !p.contains(""));
         assert!(Privileged::new(&["dc[".into()]).is_err());
     }
+
+    #[test]
+    fn no_pattern_makes_matching_long() {
+        // Patterns are the operator's, names the input's. Matching is linear in the name whatever the pattern, where one that goes back would
+        // not end; a pattern that compiles into too much is refused.
+        let name = "a".repeat(100_000);
+        for pattern in ["*a".repeat(30) + "b", "*?".repeat(30) + "b", "{a,aa,*a}".repeat(12) + "b", "*".repeat(5_000) + "b"] {
+            assert!(!Privileged::new(std::slice::from_ref(&pattern)).unwrap().contains(&name), "{pattern}");
+        }
+        let refused = Privileged::new(&["{a,b,c,d,e,f,g,h}?*".repeat(200_000)]).unwrap_err().to_string();
+        assert!(refused.len() < 10_000_000 && refused.contains("is not a pattern"));
+    }
 }

@@ -166,6 +166,8 @@ const RESERVED: &[(&str, &str, &str)] = &[
     ("enable.idempotence", "true", "a change must be on the topic once"),
     ("acks", "all", "a change must survive the loss of a broker"),
     ("request.required.acks", "all", "a change must survive the loss of a broker"),
+    ("group.instance.id", "-", "the state directory names the member"),
+    ("enable.gapless.guarantee", "-", "findings have it, for their order; dead letters must not"),
     ("transactional.id", "-", "exactly once rests on determinism, not on transactions"),
     ("delivery.report.only.error", "false", "every change waits for its acknowledgement"),
     ("allow.auto.create.topics", "false", "topics are created with their settings or not at all; use output.create_topics"),
@@ -231,12 +233,14 @@ impl KafkaSettings {
                     ("queued.max.messages.kbytes", &per_partition),
                     ("fetch.queue.backoff.ms", "10"),
                     ("fetch.error.backoff.ms", "100"),
+                    // Also how far a Zstandard batch may unfold (docs/security.md).
+                    ("receive.message.max.bytes", "100000000"),
                 ]);
                 if role == Role::Consumer {
                     // Where the logs end, for the lag.
                     set(&[("statistics.interval.ms", "1000")]);
                 }
-                // Within this time after a kill the group still waits for the dead member before it gives a new one its partitions.
+                // Within this time after a kill the group still waits for the dead member, before it gives one of another name its partitions.
                 set(&[("session.timeout.ms", if event_hubs { "30000" } else { "10000" })]);
             }
             Role::Producer => {

@@ -1,4 +1,5 @@
-//! The source's thread: group membership, fetching, feeding the merge, delivering, committing.
+//! The source's thread: group membership, fetching, feeding the merge, delivering. What the group decides is carried out in `assignment`;
+//! commits and the end of the membership are in `leaving`.
 //!
 //! Invariant: it never blocks on anything without going on to serve the group, so a slow receiver does not cost the membership. Each
 //! partition has a queue of its own that is drained only as the merge needs it; librdkafka stops fetching for a queue that is full.
@@ -12,12 +13,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender};
 use rdkafka::consumer::base_consumer::PartitionQueue;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::client::{Logged, Role};
+use super::client::{Logged, Role, client_error};
 use super::cluster::Cluster;
 use super::group::{Context, Rebalance};
 use super::merge::{Merge, Step};
@@ -26,6 +26,7 @@ use super::source::{InputMessage, Kept, Reader, Shared, SourceConfig, SourceErro
 use crate::time::Ticks;
 
 mod assignment;
+mod leaving;
 
 /// How long the thread sleeps when there is nothing to do; a message wakes it earlier.
 const TICK: Duration = Duration::from_millis(20);
@@ -33,8 +34,6 @@ const TICK: Duration = Duration::from_millis(20);
 const RETRY: Duration = Duration::from_millis(250);
 /// The same error is told at most once in this time.
 const REPEAT: Duration = Duration::from_secs(5);
-/// Positions that did not move are committed again after this time: whether a broker took the last commit is not told.
-const COMMIT_ALL: Duration = Duration::from_secs(60);
 /// Messages and bytes of one partition that are taken from librdkafka ahead of the merge.
 const QUEUED_MESSAGES: usize = 64;
 const QUEUED_BYTES: usize = 1 << 20;
@@ -68,6 +67,8 @@ pub(super) struct Worker<M> {
     lanes: BTreeMap<PartitionId, Lane>,
     /// The group's last word, until it has been carried out.
     assignment: Option<(Vec<TopicPartition>, Instant)>,
+    /// A member that came back is given what it had, also when there is more by now.
+    may_be_old: bool,
     partial: Option<(usize, usize)>,
     out_of_range: BTreeSet<PartitionId>,
     range_due: Instant,
@@ -88,16 +89,20 @@ impl<M: Kept + Send + 'static> Worker<M> {
     /// Makes the consumer and subscribes; `partitions` is how many there are now.
     pub(super) fn new(config: SourceConfig, reader: Reader<M>, partitions: usize, io: Consumption<M>) -> Result<Self, SourceError> {
         let context = Context::new(Logged::of(&config.settings)?, Arc::clone(&io.shared));
-        let mut consumer: BaseConsumer<Context> = config.settings.client(Role::Consumer, partitions, context)?;
+        let mut client = config.settings.config(Role::Consumer, partitions)?;
+        if let Some(member) = &config.member {
+            client.set("group.instance.id", member);
+        }
+        let mut consumer: BaseConsumer<Context> = client.create_with_context(context).map_err(client_error)?;
         let wake = io.wake.0.clone();
         consumer.set_nonempty_callback(move || {
             let _ = wake.try_send(());
         });
-        let topics: Vec<&str> = config.topics.iter().map(String::as_str).collect();
-        consumer.subscribe(&topics).map_err(|error| refused(&error))?;
+        subscribe(&consumer, &config.topics)?;
         Ok(Worker {
             merge: Merge::new(config.replay.iter().copied()),
             table: config.table.clone(),
+            may_be_old: config.member.is_some(),
             config,
             reader,
             io,
@@ -336,6 +341,9 @@ impl<M: Kept + Send + 'static> Worker<M> {
     fn failure(&mut self, error: &KafkaError) -> Result<Option<SourceError>, Stopped> {
         Ok(Some(match (error, error.rdkafka_error_code()) {
             (KafkaError::PartitionEOF(_), _) => return Ok(None),
+            (KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::FencedInstanceId), _) => {
+                return self.fatal(SourceError::Replaced { group: self.config.settings.group_id.clone() });
+            }
             (KafkaError::MessageConsumptionFatal(code), _) => return self.fatal(SourceError::Consume { code: *code }),
             (_, Some(RDKafkaErrorCode::GroupAuthorizationFailed)) => {
                 SourceError::ForbiddenGroup { group: self.config.settings.group_id.clone() }
@@ -344,54 +352,11 @@ impl<M: Kept + Send + 'static> Worker<M> {
             (other, None) => SourceError::Refused { reason: other.to_string() },
         }))
     }
+}
 
-    fn commit_if_due(&mut self) {
-        if self.last_commit.elapsed() < self.config.commit_interval || self.lanes.is_empty() {
-            return;
-        }
-        self.last_commit = host_clock::monotonic();
-        self.commit();
-    }
-
-    /// Commits what changed. An idle partition is committed up to its log's end, also where no message is (markers of transactions).
-    fn commit(&mut self) {
-        if self.last_of_all.elapsed() >= COMMIT_ALL {
-            self.last_of_all = self.last_commit;
-            self.committed.clear();
-        }
-        let ends = self.io.shared.ends().clone();
-        let mut list = TopicPartitionList::new();
-        let wanted: Vec<_> = self.io.shared.commits().iter().map(|(id, at)| (*id, *at)).collect();
-        for (id, mut at) in wanted {
-            let Some(of) = self.table.get(id) else { continue };
-            let end = ends.get(of).copied();
-            let idle = self.merge.is_drained(id) && self.merge.position(id) == Some(at) && end == self.ends_before.get(of).copied();
-            at = at.max(end.filter(|_| idle).unwrap_or(at));
-            if self.committed.get(&id) == Some(&at) || !self.lanes.contains_key(&id) {
-                continue;
-            }
-            if list.add_partition_offset(&of.topic, of.partition, Offset::Offset(at.0)).is_ok() {
-                self.committed.insert(id, at);
-            }
-        }
-        self.ends_before = ends;
-        if list.count() > 0
-            && let Err(error) = self.consumer.commit(&list, CommitMode::Async)
-        {
-            tracing::debug!(%error, "committing positions failed");
-            self.committed.clear();
-        }
-    }
-
-    /// Commits once more, gives the partitions back and leaves the group.
-    fn close(mut self) {
-        self.commit();
-        // Leaving the group waits until commits that are on their way are answered.
-        self.consumer.context().close();
-        self.lanes.clear();
-        // Dropping the last reference closes the consumer.
-        drop(self);
-    }
+fn subscribe(consumer: &BaseConsumer<Context>, topics: &[String]) -> Result<(), SourceError> {
+    let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+    consumer.subscribe(&topics).map_err(|error| refused(&error))
 }
 
 fn refused(error: &KafkaError) -> SourceError {

@@ -1,7 +1,8 @@
-//! The idempotent producer of findings and dead letters.
+//! The idempotent producers of findings and dead letters.
 //!
 //! Invariant: messages of one key reach their partition once and in the order of [`Sink::publish`], and each accepted message gets
-//! exactly one [`Delivery`]. A message is retried for ever (`message.timeout.ms = 0`), since giving one up would lose a change: while
+//! exactly one [`Delivery`]. When one is refused for good, none that came after it to its topic is written (ADR 7), but for the topic
+//! whose messages may be missing. A message is retried for ever (`message.timeout.ms = 0`), since giving one up would lose a change: while
 //! the brokers are away the outstanding bound fills and `publish` says [`PublishError::Full`]. What to publish, and when, is left to
 //! the caller.
 
@@ -17,7 +18,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 
-use super::client::{ClientError, KafkaSettings, Logged, Role, log_line};
+use super::client::{ClientError, KafkaSettings, Logged, Role, client_error, log_line};
 use super::context::ConnectionErrors;
 
 /// A message to write.
@@ -36,7 +37,8 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    fn bytes(&self) -> usize {
+    /// Bytes of key, headers and payload.
+    pub(crate) fn bytes(&self) -> usize {
         self.payload.len() + self.key.len() + self.headers.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>()
     }
 }
@@ -181,7 +183,7 @@ impl Context {
         let purged = matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight));
         match self.log.last_error().filter(|_| purged) {
             Some(reason) if reason.contains("authorization failed") => SinkError::Forbidden { topic: topic.to_owned() },
-            Some(reason) => SinkError::Fatal { reason },
+            Some(reason) => fatal_error(reason),
             None => sink_error(topic, error),
         }
     }
@@ -200,18 +202,22 @@ fn sink_error(topic: &str, error: &KafkaError) -> SinkError {
 }
 
 /// An idempotent producer to which one message is refused is beyond use. librdkafka then says `ProduceRequest for TOPIC [PARTITION] … failed:
-/// REASON`, and nothing more of a refused permission.
+/// REASON`, and nothing more of what was refused.
 fn fatal_error(reason: String) -> SinkError {
     let topic = reason.split_once("ProduceRequest for ").and_then(|(_, rest)| rest.split_once(" [")).map(|(topic, _)| topic.to_owned());
-    match topic.filter(|_| reason.contains("authorization failed")) {
-        Some(topic) => SinkError::Forbidden { topic },
-        None => SinkError::Fatal { reason },
+    match topic {
+        Some(topic) if reason.contains("authorization failed") => SinkError::Forbidden { topic },
+        Some(topic) if reason.contains("Message size too large") => SinkError::TooLarge { topic },
+        _ => SinkError::Fatal { reason },
     }
 }
 
-/// The producer. Its own thread serves librdkafka; every method but [`flush`](Sink::flush) returns at once.
+/// The producers. Threads of their own serve librdkafka; every method but [`flush`](Sink::flush) returns at once.
 pub struct Sink {
-    producer: ThreadedProducer<Context>,
+    /// Ends at the first message that is refused.
+    gapless: ThreadedProducer<Context>,
+    /// For one topic: goes on without those that are refused.
+    lenient: Option<(String, ThreadedProducer<Context>)>,
     deliveries: Receiver<Delivery>,
     outstanding: Arc<Outstanding>,
     limits: SinkLimits,
@@ -229,11 +235,38 @@ impl Sink {
     /// # Errors
     /// The settings are refused.
     pub fn new(settings: &KafkaSettings, limits: SinkLimits) -> Result<Sink, SinkError> {
+        Sink::with(settings, limits, None)
+    }
+
+    /// The same, with a producer of its own for `topic`: there, messages that follow one that is refused are written all the same.
+    ///
+    /// # Errors
+    /// The settings are refused.
+    pub fn lenient_for(topic: &str, settings: &KafkaSettings, limits: SinkLimits) -> Result<Sink, SinkError> {
+        Sink::with(settings, limits, Some(topic))
+    }
+
+    fn with(settings: &KafkaSettings, limits: SinkLimits, lenient: Option<&str>) -> Result<Sink, SinkError> {
         let (tx, deliveries) = unbounded();
-        let outstanding = Arc::new(Outstanding::default());
-        let context = Context { log: Logged::of(settings)?, deliveries: tx, outstanding: Arc::clone(&outstanding) };
-        let producer = settings.client(Role::Producer, 1, context)?;
-        Ok(Sink { producer, deliveries, outstanding, limits })
+        let (outstanding, errors) = (Arc::new(Outstanding::default()), Arc::new(ConnectionErrors::default()));
+        let producer = |gapless: bool| -> Result<ThreadedProducer<Context>, SinkError> {
+            let log = Logged::of(settings)?.counting(Arc::clone(&errors));
+            let context = Context { log, deliveries: tx.clone(), outstanding: Arc::clone(&outstanding) };
+            let mut client = settings.config(Role::Producer, 1)?;
+            client.set("enable.gapless.guarantee", if gapless { "true" } else { "false" });
+            Ok(client.create_with_context(context).map_err(client_error)?)
+        };
+        let gapless = producer(true)?;
+        let lenient = lenient.map(|topic| Ok::<_, SinkError>((topic.to_owned(), producer(false)?))).transpose()?;
+        Ok(Sink { gapless, lenient, deliveries, outstanding, limits })
+    }
+
+    fn producers(&self) -> impl Iterator<Item = &ThreadedProducer<Context>> {
+        std::iter::once(&self.gapless).chain(self.lenient.as_ref().map(|(_, producer)| producer))
+    }
+
+    fn producer_of(&self, topic: &str) -> &ThreadedProducer<Context> {
+        self.lenient.as_ref().filter(|(of, _)| of == topic).map_or(&self.gapless, |(_, producer)| producer)
     }
 
     /// Hands a message to the producer. Never blocks.
@@ -256,7 +289,7 @@ impl Sink {
         // Counted before it is sent: its delivery may be reported before `send` returns.
         self.outstanding.messages.fetch_add(1, Ordering::AcqRel);
         self.outstanding.bytes.fetch_add(bytes, Ordering::AcqRel);
-        let error = match self.producer.send(record) {
+        let error = match self.producer_of(&outgoing.topic).send(record) {
             Ok(()) => return Ok(()),
             Err((error, _)) => error,
         };
@@ -284,19 +317,19 @@ impl Sink {
     /// Why the producer is beyond use, if it is.
     #[must_use]
     pub fn fatal(&self) -> Option<SinkError> {
-        self.producer.client().fatal_error().map(|(_, reason)| fatal_error(reason))
+        self.producers().find_map(|producer| producer.client().fatal_error()).map(|(_, reason)| fatal_error(reason))
     }
 
     /// What librdkafka last complained of (a broker that is away, say); for a status line.
     #[must_use]
     pub fn last_error(&self) -> Option<String> {
-        self.producer.context().log.last_error()
+        self.producers().find_map(|producer| producer.context().log.last_error())
     }
 
     /// Failed connections and log-ins of the producer.
     #[must_use]
     pub fn connection_errors(&self) -> Arc<ConnectionErrors> {
-        Arc::clone(self.producer.context().log.errors())
+        Arc::clone(self.gapless.context().log.errors())
     }
 
     /// Waits until everything that was accepted has its delivery, which then lies in [`deliveries`](Sink::deliveries).
@@ -314,7 +347,7 @@ impl Sink {
                 return Err(SinkError::NotFlushed { outstanding: self.outstanding(), waited: within });
             }
             // In slices: the polling thread takes delivery reports too, and `outstanding` is what counts.
-            let _ = self.producer.flush(left.min(Duration::from_millis(20)));
+            self.producers().for_each(|producer| drop(producer.flush(left.min(Duration::from_millis(20)))));
         }
     }
 }
@@ -327,6 +360,8 @@ mod tests {
     fn a_fatal_error_for_want_of_a_permission_names_the_topic() {
         let reason = "ProduceRequest for firstseen.findings [3] with 1 message(s) failed: Broker: Topic authorization failed (broker 1 …)";
         assert_eq!(fatal_error(reason.to_owned()), SinkError::Forbidden { topic: "firstseen.findings".to_owned() });
+        let large = "ProduceRequest for f [0] with 1 message(s) failed: Broker: Message size too large (broker 1 …): unable to satisfy gap-less guarantee";
+        assert_eq!(fatal_error(large.to_owned()), SinkError::TooLarge { topic: "f".to_owned() });
         let other = "ProduceRequest for t [0] with 1 message(s) failed: Broker: Invalid record".to_owned();
         assert_eq!(fatal_error(other.clone()), SinkError::Fatal { reason: other });
     }

@@ -52,6 +52,9 @@ pub struct SourceConfig {
     pub start: Start,
     /// The order journal's runs, consumed first.
     pub replay: Vec<Run>,
+    /// A name that is this member's for ever and no other's: coming back under it after a crash, it gets its partitions at once
+    /// (static membership, KIP-345). Whoever else comes under it takes its place. `None`: a member like any other.
+    pub member: Option<String>,
     /// How long to wait for a broker at the start.
     pub connect_timeout: Duration,
     /// Least time between two commits of a partition's position.
@@ -78,6 +81,7 @@ impl SourceConfig {
             stamps: HashMap::new(),
             start: Start::Earliest,
             replay: Vec::new(),
+            member: None,
             connect_timeout: Duration::from_secs(10),
             commit_interval: Duration::from_secs(5),
             waiting_after: Duration::from_secs(1),
@@ -226,6 +230,14 @@ pub enum SourceError {
     /// The cluster does not let us be a member of the group.
     #[error("Kafka refuses consumer group \"{group}\": allow READ on it for this client")]
     ForbiddenGroup {
+        /// The group.
+        group: String,
+    },
+    /// Another member came under this one's name.
+    #[error(
+        "another process with a copy of this state directory has joined consumer group \"{group}\" in this one's place: a state directory belongs to one process. Stop one of the two; if the copy is to serve another purpose, remove its file LOCK and give it an input.group_id and output topics of its own"
+    )]
+    Replaced {
         /// The group.
         group: String,
     },

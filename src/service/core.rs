@@ -1,7 +1,7 @@
 //! The thread that owns the task: takes decoded events in order, waits for what [`Course`] says is to be waited for, and reports.
 //! What is decided about them is `course`'s.
 
-use super::course::{Counts, Course};
+use super::course::{Counts, Course, Wait};
 use super::{DRAIN_WITHIN, ServiceError, Shared};
 use crate::defender::batch::Batch;
 use crate::host_clock;
@@ -66,8 +66,8 @@ impl Core {
     }
 
     fn work_until_stopped(&mut self) -> Result<(), ServiceError> {
-        while !self.shared.stop.load(Ordering::Acquire) {
-            match self.source.events.recv_timeout(if self.course.is_copying() { Duration::from_millis(1) } else { TICK }) {
+        while !self.is_over()? {
+            match self.next() {
                 Ok(SourceEvent::Messages(messages)) => self.messages(&messages)?,
                 Ok(event) => self.event(event)?,
                 Err(RecvTimeoutError::Timeout) => self.course.idle(host_clock::now(), host_clock::monotonic())?,
@@ -77,13 +77,20 @@ impl Core {
                 self.course.set_rules(rules);
             }
             self.shared.questions.answer_one(self.course.task().detector());
+            self.course.settle(host_clock::monotonic())?;
             self.course.continue_snapshot(host_clock::monotonic())?;
             self.report();
-            if let Ok(outcome) = self.failed.try_recv() {
-                return outcome.and(Err(ServiceError::Ended("publisher")));
-            }
         }
         Ok(())
+    }
+
+    /// What the source says next, unless nothing may be taken now.
+    fn next(&self) -> Result<SourceEvent<Batch>, RecvTimeoutError> {
+        if self.course.is_full() {
+            std::thread::park_timeout(TICK);
+            return Err(RecvTimeoutError::Timeout);
+        }
+        self.source.events.recv_timeout(if self.course.is_copying() { Duration::from_millis(1) } else { TICK })
     }
 
     fn messages(&mut self, messages: &[InputMessage<Batch>]) -> Result<(), ServiceError> {
@@ -94,12 +101,27 @@ impl Core {
     }
 
     fn event(&mut self, event: SourceEvent<Batch>) -> Result<(), ServiceError> {
-        let Some(mut snapshot) = self.course.event(event, host_clock::monotonic())? else { return Ok(()) };
-        let mut failed_before = false;
-        while !self.shared.stop.load(Ordering::Acquire) {
-            if let Ok(outcome) = self.failed.try_recv() {
-                return outcome.and(Err(ServiceError::Ended("publisher")));
+        match self.course.event(event, host_clock::monotonic())? {
+            None => Ok(()),
+            Some(Wait::Snapshot(counts)) => self.until_it_counts(counts),
+            Some(Wait::Settled(event)) => {
+                self.shared.health.hold_up("what must be written now rests on what a killed process got written: waiting until output.settle_delay is over and the output topics are read again");
+                while self.course.settles().is_some() {
+                    if self.is_over()? {
+                        return Ok(());
+                    }
+                    std::thread::park_timeout(TICK);
+                    self.course.settle(host_clock::monotonic())?;
+                }
+                self.shared.health.go_on();
+                self.event(event)
             }
+        }
+    }
+
+    fn until_it_counts(&mut self, mut snapshot: Counts) -> Result<(), ServiceError> {
+        let mut failed_before = false;
+        while !self.is_over()? {
             match snapshot.recv_timeout(TICK) {
                 Ok(true) => {
                     if failed_before {
@@ -118,6 +140,17 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Whether a stop was asked for.
+    ///
+    /// # Errors
+    /// The publisher has ended.
+    fn is_over(&self) -> Result<bool, ServiceError> {
+        match self.failed.try_recv() {
+            Ok(outcome) => outcome.and(Err(ServiceError::Ended("publisher"))),
+            Err(_) => Ok(self.shared.stop.load(Ordering::Acquire)),
+        }
     }
 
     fn count(&mut self, messages: &[InputMessage<Batch>]) {
@@ -204,6 +237,7 @@ impl Core {
         let begun = host_clock::monotonic();
         let deadline = begun + DRAIN_WITHIN;
         self.commit();
+        self.settle_by(deadline)?;
         if let Some(unfinished) = self.course.unfinished() {
             // Whether that one counts or not, a newer one follows.
             let _ = counts(&unfinished, deadline);
@@ -214,6 +248,7 @@ impl Core {
         if !acknowledged {
             tracing::warn!("not everything was acknowledged in time; the next start publishes what is missing, once");
         }
+        let held = self.course.task().held().1;
         let Core { course, source, failed, snapshot_thread, .. } = self;
         source.stop();
         drop(course);
@@ -221,7 +256,22 @@ impl Core {
             let _ = failed.recv_timeout(Duration::from_secs(1));
             let _ = snapshot_thread.join();
         }
+        if held > 0 {
+            tracing::warn!(
+                held,
+                "stopped so soon after a crash that what the killed process may have sent is still held back: the next start publishes what is missing, once"
+            );
+        }
         tracing::info!(snapshot = whole, seconds = begun.elapsed().as_secs_f64(), "drained");
+        Ok(())
+    }
+
+    /// Waits for the output topics to settle, if they do in time.
+    fn settle_by(&mut self, deadline: Instant) -> Result<(), ServiceError> {
+        while let Some(due) = self.course.settles().filter(|due| *due <= deadline && !self.course.task().is_replaying()) {
+            std::thread::park_timeout(due.saturating_duration_since(host_clock::monotonic()));
+            self.course.settle(host_clock::monotonic())?;
+        }
         Ok(())
     }
 }

@@ -6,7 +6,8 @@
 
 use super::idle::IdleClock;
 use super::publisher::Work;
-use super::restore::{Outputs, published_since};
+use super::restore::Outputs;
+use super::settling::Settling;
 use super::snapshots::Piece;
 use super::{ServiceError, Shared, crash};
 use crate::config::Config;
@@ -56,11 +57,16 @@ impl Timing {
     #[must_use]
     pub fn of(config: &Config) -> Timing {
         Timing {
-            snapshot_interval: Duration::from_nanos((config.state.snapshot_interval.0 as u64).saturating_mul(100)),
+            snapshot_interval: duration(config.state.snapshot_interval),
             idle_delay: config.input.idle_advance.then_some(config.input.idle_delay),
             copy: 512 << 10,
         }
     }
+}
+
+/// The same length of time; none when it is negative.
+pub(super) fn duration(span: Span) -> Duration {
+    Duration::from_nanos(u64::try_from(span.0).unwrap_or(0).saturating_mul(100))
 }
 
 struct SnapshotUnderWay {
@@ -72,11 +78,24 @@ struct SnapshotUnderWay {
 /// Hears whether a snapshot that the owner has to wait for counts.
 pub type Counts = Receiver<bool>;
 
+/// What the owner has to wait for before it gives a [`Course`] anything more.
+#[derive(Debug)]
+pub enum Wait {
+    /// For true: what a restart could not find out again (where reading began) must be stored before anything depends on it. When it
+    /// says false, [`Course::whole_snapshot`] tries again.
+    Snapshot(Counts),
+    /// Until the output topics have settled ([`Course::settle`]); then this event is to be given again.
+    Settled(SourceEvent<Batch>),
+}
+
+/// Bytes that may be held back until the output topics have settled; with more, nothing is consumed till then.
+const HELD_BYTES: usize = 32 << 20;
+
 /// A task under way.
 pub struct Course {
     task: Task,
-    /// What the output topics are read with once more, from these ends on.
-    second_reading: Option<(Box<dyn Outputs>, Positions)>,
+    /// The output topics settle; `None` when nothing waits for it.
+    settling: Option<Settling>,
     shared: Shared,
     timing: Timing,
     work: Sender<Work>,
@@ -110,7 +129,7 @@ impl Course {
     ) -> Course {
         Course {
             task,
-            second_reading: None,
+            settling: None,
             shared,
             timing,
             work,
@@ -130,12 +149,12 @@ impl Course {
         }
     }
 
-    /// Has the output topics read once more, from `ends` on, when partitions are first assigned. A process that was killed may have
-    /// had messages on their way which the brokers took only after the start had looked; by now the group has given up on it, and so
-    /// have the brokers.
+    /// Holds back what the replay finds missing from the output topics until they have settled, at `due`: the state was left by a
+    /// crash, and the dead process may have had it on its way. Then they are read once more, from `ends` on.
     #[must_use]
-    pub fn with_second_reading(mut self, outputs: Box<dyn Outputs>, ends: Positions) -> Course {
-        self.second_reading = Some((outputs, ends));
+    pub fn settling(mut self, outputs: Box<dyn Outputs>, ends: Positions, due: Instant) -> Course {
+        self.settling = Some(Settling::new(outputs, ends, due));
+        self.task.hold();
         self
     }
 
@@ -170,6 +189,36 @@ impl Course {
         self.snapshot.is_some()
     }
 
+    /// When [`Course::settle`] is due, while anything waits for the output topics to settle.
+    #[must_use]
+    pub fn settles(&self) -> Option<Instant> {
+        self.settling.as_ref().filter(|_| self.task.is_holding()).map(Settling::due)
+    }
+
+    /// Whether as much is held back as may be: nothing more is to be given until the output topics have settled.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.task.held().0 > HELD_BYTES
+    }
+
+    /// Publishes what is held back, once the output topics have settled, and without what stands there by then.
+    ///
+    /// # Errors
+    /// The topics can't be read, or the publisher is gone.
+    pub fn settle(&mut self, now: Instant) -> Result<(), ServiceError> {
+        let Some(settling) = self.settling.as_mut().filter(|settling| self.task.is_holding() && settling.due() <= now) else {
+            return Ok(());
+        };
+        let Some(more) = settling.read(now)? else { return Ok(()) };
+        let held = self.task.held().1;
+        self.task.settled(more, &mut self.turnout);
+        let missing = self.turnout.publications.len();
+        tracing::info!(held, missing, "the output topics have settled; what a killed process did not get written is published");
+        self.hand_on()?;
+        self.settling = None;
+        Ok(())
+    }
+
     /// Whether positions may be told to the consumer group.
     #[must_use]
     pub fn may_commit(&self) -> bool {
@@ -198,6 +247,9 @@ impl Course {
 
     /// Gives the publisher what the task wants written, and the view what has changed. Waits while the publisher is full.
     fn hand_on(&mut self) -> Result<(), ServiceError> {
+        if self.settling.is_some() {
+            self.shared.metrics.set_held_back(self.task.held().1 as u64);
+        }
         if self.turnout.is_empty() {
             return Ok(());
         }
@@ -225,22 +277,23 @@ impl Course {
         let _ = self.pieces.send(piece);
     }
 
-    /// Takes an event that is not messages. When it gives a [`Counts`], nothing more may be taken before that has said true: what a
-    /// restart could not find out again (where reading began) must be stored before anything depends on it. When it says false,
-    /// [`Course::whole_snapshot`] tries again.
+    /// Takes an event that is not messages. When it gives a [`Wait`], nothing more may be taken before that is over.
     ///
     /// # Errors
-    /// The source failed for good, the publisher is gone, or the output topics can't be read.
-    pub fn event(&mut self, event: SourceEvent<Batch>, now: Instant) -> Result<Option<Counts>, ServiceError> {
+    /// The source failed for good, or the publisher is gone.
+    pub fn event(&mut self, event: SourceEvent<Batch>, now: Instant) -> Result<Option<Wait>, ServiceError> {
+        let must_store = match event {
+            SourceEvent::ReplayDone => self.task.must_store(),
+            SourceEvent::Gap { .. } => !self.task.is_replaying() && !self.stop_on_gap,
+            _ => false,
+        };
+        if must_store && self.settles().is_some() && !planted::is(Bug::SnapshotWhileHeld) {
+            return Ok(Some(Wait::Settled(event)));
+        }
         let health = &self.shared.health;
         match event {
             SourceEvent::Messages(_) => {}
             SourceEvent::Assigned(partitions) => {
-                if let Some((mut outputs, ends)) =
-                    self.second_reading.take().filter(|_| self.task.is_replaying() && !planted::is(Bug::LateWritesNotLookedFor))
-                {
-                    self.task.also_published(published_since(&mut *outputs, &ends)?.0);
-                }
                 for assigned in &partitions {
                     let id = self.task.assigned(&assigned.of.topic, assigned.of.partition, assigned.position);
                     debug_assert_eq!(id, assigned.id, "source and task call a partition by the same id");
@@ -252,7 +305,7 @@ impl Course {
                 }
                 if std::mem::take(&mut self.is_new) {
                     let counts = self.whole_snapshot(now)?;
-                    return Ok(Some(counts).filter(|_| !planted::is(Bug::FirstSnapshotNotAwaited)));
+                    return Ok(Some(Wait::Snapshot(counts)).filter(|_| !planted::is(Bug::FirstSnapshotNotAwaited)));
                 }
             }
             SourceEvent::Revoked => {
@@ -277,7 +330,7 @@ impl Course {
                 self.hand_on()?;
                 self.shared.health.set_ready();
                 if must_store {
-                    return self.whole_snapshot(now).map(Some);
+                    return self.whole_snapshot(now).map(Wait::Snapshot).map(Some);
                 }
             }
             SourceEvent::CaughtUp => {
@@ -295,7 +348,7 @@ impl Course {
                 self.shared.metrics.messages_gone((to.0 - from.0).max(0) as u64);
                 self.task.skipped_to(partition, to);
                 if !self.task.is_replaying() {
-                    return self.whole_snapshot(now).map(Some);
+                    return self.whole_snapshot(now).map(Wait::Snapshot).map(Some);
                 }
             }
             SourceEvent::Waiting { partition } => {
@@ -332,89 +385,6 @@ impl Course {
         self.idle_clock.step(wall, now)
     }
 
-    fn begin_snapshot(&mut self, now: Instant) -> Result<(), ServiceError> {
-        self.segment += 1;
-        let (fence_in, fence) = bounded(1);
-        self.task.detector_mut().begin_snapshot();
-        self.task.begin_segment();
-        self.snapshot = Some(SnapshotUnderWay { fence, input: self.task.positions().clone(), stamps: self.task.stamps() });
-        self.last_snapshot = Some(now);
-        self.piece(Piece::Begin { n: self.segment });
-        self.send(Work::Rotate { segment: self.segment, fence: fence_in })
-    }
-
-    /// Copies a little more of a snapshot under way, or begins one that is due.
-    ///
-    /// # Errors
-    /// The publisher is gone.
-    pub fn continue_snapshot(&mut self, now: Instant) -> Result<(), ServiceError> {
-        if self.snapshot.is_some() {
-            self.copy(self.timing.copy);
-            return Ok(());
-        }
-        if let Some(done) = &self.snapshot_done {
-            match done.try_recv() {
-                Err(crossbeam_channel::TryRecvError::Empty) => return Ok(()),
-                _ => self.snapshot_done = None,
-            }
-        }
-        let due = now.duration_since(*self.last_snapshot.get_or_insert(now)) >= self.timing.snapshot_interval;
-        if !due || self.task.is_replaying() || !self.owns_all {
-            return Ok(());
-        }
-        self.begin_snapshot(now)
-    }
-
-    /// True when the snapshot is wholly handed to the writer.
-    fn copy(&mut self, budget: usize) -> bool {
-        let mut rows = std::mem::take(&mut self.rows);
-        let whole = self.task.detector_mut().snapshot_step(budget, &mut rows);
-        for (section, bytes) in rows.drain(..) {
-            self.piece(Piece::Rows(section, bytes));
-        }
-        self.rows = rows;
-        if whole && let Some(SnapshotUnderWay { fence, mut input, stamps }) = self.snapshot.take() {
-            if planted::is(Bug::SnapshotPositionsLate) {
-                input.clone_from(self.task.positions());
-            }
-            let (done_in, done) = bounded(1);
-            self.piece(Piece::End { input, stamps, fence, done: done_in });
-            self.snapshot_done = Some(done);
-        }
-        whole
-    }
-
-    /// A snapshot from beginning to end, instead of one that is being copied.
-    ///
-    /// # Errors
-    /// The publisher is gone.
-    pub fn whole_snapshot(&mut self, now: Instant) -> Result<Counts, ServiceError> {
-        if self.snapshot.take().is_some() {
-            self.task.detector_mut().abandon_snapshot();
-            self.piece(Piece::Abandon);
-        }
-        self.begin_snapshot(now)?;
-        while !self.copy(8 << 20) {}
-        Ok(self.snapshot_done.take().expect("INV: a snapshot that is wholly copied has an end"))
-    }
-
-    /// The snapshot that is being written, if any: a drain waits for it, since one that comes later stands behind it.
-    pub fn unfinished(&mut self) -> Option<Counts> {
-        self.snapshot_done.take()
-    }
-
-    /// No more input: gives up a snapshot that is being copied and makes a last one; `None` when the one before stays the newest,
-    /// since what the journal lists and was not replayed yet is in no snapshot.
-    ///
-    /// # Errors
-    /// The publisher is gone.
-    pub fn last_snapshot(&mut self, now: Instant) -> Result<Option<Counts>, ServiceError> {
-        if self.task.is_replaying() || self.is_new {
-            return Ok(None);
-        }
-        self.whole_snapshot(now).map(Some)
-    }
-
     /// Hears when everything that was handed on is acknowledged.
     ///
     /// # Errors
@@ -426,5 +396,6 @@ impl Course {
     }
 }
 
+mod storing;
 #[cfg(test)]
 mod tests;

@@ -54,6 +54,8 @@ pub struct Restored {
     pub next_segment: u64,
     /// Nothing was ever stored.
     pub is_new: bool,
+    /// The process before this one may have handed something to the brokers that is in no snapshot.
+    pub after_a_crash: bool,
 }
 
 /// Makes a task of what recovery found and what the output topics hold.
@@ -64,8 +66,10 @@ pub fn restore(recovered: Recovered, format: Format, outputs: &mut dyn Outputs) 
     if let Some(lack) = recovered.detector.settings().lacks(&format.settings).into_iter().next() {
         return Err(ServiceError::OtherSettings(lack));
     }
-    let Recovered { detector, input, stamps, output, entries, next_segment, .. } = recovered;
+    let Recovered { detector, snapshot, input, stamps, output, entries, next_segment, .. } = recovered;
     let is_new = input.is_none();
+    // Each start begins a segment of its own: with only the snapshot's, and that empty, nothing happened since the snapshot.
+    let after_a_crash = !entries.is_empty() || snapshot.is_some_and(|n| next_segment > n + 1);
     let mut topics = vec![format.findings_topic.clone(), format.dead_letter_topic.clone()];
     topics.extend(format.suppression.topic().map(str::to_owned));
     let (published, ends) = if is_new || planted::is(Bug::OutputReadFromItsEnd) {
@@ -90,7 +94,7 @@ pub fn restore(recovered: Recovered, format: Format, outputs: &mut dyn Outputs) 
     }
     let positions = positions.into_iter().map(|(of, next)| (of, NextOffset(next))).collect();
     let stamps = stamps.into_iter().map(|(of, at)| (of, Ticks(at))).collect();
-    Ok(Restored { task, positions, stamps, replay, ends, next_segment, is_new })
+    Ok(Restored { task, positions, stamps, replay, ends, next_segment, is_new, after_a_crash })
 }
 
 /// What the topics hold from these positions on, and where they end now.

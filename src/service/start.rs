@@ -1,7 +1,7 @@
 //! Everything before the first message: state, topics, what is published already, threads.
 
 use super::core::Core;
-use super::course::{Course, Timing, reader};
+use super::course::{Course, Timing, duration, reader};
 use super::publisher::Publisher;
 use super::restore::{Outputs, Restored, restore};
 use super::snapshots::SnapshotWriter;
@@ -37,7 +37,11 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     shared.health.set_unready("restoring the state");
     let settings = config.detector_settings();
     let configured = settings.clone();
-    let store = Store::new(Arc::new(Directory::open(&config.state.dir)?));
+    let directory = Directory::open(&config.state.dir)?;
+    // Whoever held the directory before is gone by now: from here on its requests grow old.
+    let alone_since = host_clock::monotonic();
+    let member = format!("firstseen-{}", directory.name()?);
+    let store = Store::new(Arc::new(directory));
     let recovered = store.recover(&settings)?;
     for warning in &recovered.warnings {
         tracing::warn!("{warning}");
@@ -61,7 +65,7 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
         ensure_grouped_topic(config, &kafka, topic)?;
     }
     let mut outputs = Brokers(kafka.clone());
-    let Restored { task, positions, stamps, replay, ends, next_segment, is_new } = restore(recovered, format, &mut outputs)?;
+    let Restored { task, positions, stamps, replay, ends, next_segment, is_new, after_a_crash } = restore(recovered, format, &mut outputs)?;
     let task = task.with_grouped_topic(config.grouped_topic().map(str::to_owned));
     let changed: Vec<&str> = stored.described().iter().zip(configured.described()).filter(|(a, b)| **a != *b).map(|(a, _)| a.0).collect();
     if !changed.is_empty() {
@@ -91,13 +95,15 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     source_config.positions = positions;
     source_config.stamps = stamps;
     source_config.replay = replay;
+    source_config.member = Some(member);
     source_config.start = match config.input.start {
         Start::Earliest => source::Start::Earliest,
         Start::Latest => source::Start::Latest,
     };
 
     let journal = store.begin_segment(next_segment).map_err(ServiceError::Journal)?;
-    let sink = Sink::new(&kafka, SinkLimits::default())?;
+    // A dead letter that is too large for its topic is written without its value: it must not end the producer.
+    let sink = Sink::lenient_for(&config.output.dead_letter_topic, &kafka, SinkLimits::default())?;
     shared.metrics.watch_connections("output", sink.connection_errors());
     let (work, work_out) = bounded(STEPS);
     let publisher = Publisher::new(store.clone(), journal, sink, shared, ends.clone(), work_out);
@@ -114,9 +120,11 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     shared.metrics.watch_connections("input", source.connection_errors());
     shared.metrics.state_restored(begun.elapsed());
     shared.health.set_unready("waiting for partitions to be assigned");
-    let course = Course::new(task, shared.clone(), Timing::of(config), work, pieces, next_segment, is_new)
-        .with_second_reading(Box::new(outputs), ends)
+    let mut course = Course::new(task, shared.clone(), Timing::of(config), work, pieces, next_segment, is_new)
         .stopping_on_gaps(config.input.on_gap == OnGap::Stop);
+    if after_a_crash {
+        course = course.settling(Box::new(outputs), ends, alone_since + duration(config.output.settle_delay));
+    }
     let core = Core::new(course, shared.clone(), store, source, snapshot_thread, failed);
     Ok(match rules::watch(config, shared)? {
         Some(changed) => core.with_rules(changed),

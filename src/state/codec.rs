@@ -2,7 +2,7 @@
 //!
 //! | kind | frame | in |
 //! |---|---|---|
-//! | 1–7 | the detector's sections, see [`crate::detector::snapshot::Section`] | snapshot |
+//! | 1–8 | the detector's sections, see [`crate::detector::snapshot::Section`] | snapshot |
 //! | 32 | input positions: (topic, partition, next offset) | snapshot |
 //! | 33 | output positions: (topic, partition, next offset) | snapshot |
 //! | 34 | timestamps of the messages before the input positions | snapshot |

@@ -93,13 +93,43 @@ impl Directory {
     /// When another process holds it, or it can't be used.
     pub fn open(path: &Path) -> Result<Directory, DirectoryError> {
         let unusable = |error| DirectoryError::Unusable { path: path.to_owned(), error };
-        create_durably(path).map_err(unusable)?;
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK)).map_err(unusable)?;
+        create_durably(path, |parent| File::open(parent)?.sync_all()).map_err(unusable)?;
+        let lock = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path.join(LOCK)).map_err(unusable)?;
         match lock.try_lock() {
             Ok(()) => Ok(Directory { path: path.to_owned(), lock: Some(lock) }),
             Err(TryLockError::WouldBlock) => Err(DirectoryError::InUse(path.to_owned())),
             Err(TryLockError::Error(error)) => Err(unusable(error)),
         }
+    }
+
+    /// The directory's name for ever: 32 hexadecimal digits, drawn at its first use and kept in its lock file. A copy of the directory
+    /// has the same. (It is not synced: a loss of power may cost it, and then another is drawn.)
+    ///
+    /// # Errors
+    /// When it can't be read or written.
+    pub fn name(&self) -> Result<String, DirectoryError> {
+        let unusable = |error| DirectoryError::Unusable { path: self.path.clone(), error };
+        self.kept_name().map_err(unusable)
+    }
+
+    fn kept_name(&self) -> io::Result<String> {
+        let Some(mut lock) = self.lock.as_ref() else { return self.mine(LOCK).map(|_| String::new()) };
+        let mut kept = Vec::new();
+        lock.seek(SeekFrom::Start(0))?;
+        lock.read_to_end(&mut kept)?;
+        if let Ok(name) = std::str::from_utf8(&kept)
+            && name.len() == 32
+            && name.bytes().all(|b| b.is_ascii_hexdigit())
+        {
+            return Ok(name.to_owned());
+        }
+        let mut drawn = [0; 16];
+        openssl::rand::rand_bytes(&mut drawn).map_err(io::Error::other)?;
+        let name: String = drawn.iter().map(|byte| format!("{byte:02x}")).collect();
+        lock.set_len(0)?;
+        lock.seek(SeekFrom::Start(0))?;
+        lock.write_all(name.as_bytes())?;
+        Ok(name)
     }
 
     /// A directory to look at, also while another process holds it. Every change is refused.
@@ -121,15 +151,22 @@ impl Directory {
     }
 }
 
-/// Makes a directory, and those above it that are not there; returns once their names survive a loss of power.
-fn create_durably(path: &Path) -> io::Result<()> {
+/// Makes a directory, and those above it that are not there; returns once their names survive a loss of power. `sync` is given each
+/// directory whose names have to.
+fn create_durably(path: &Path, mut sync: impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
+    let parent = |of: &Path| of.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
     let missing: Vec<&Path> = path.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).collect();
     std::fs::create_dir_all(path)?;
-    for made in missing {
-        let parent = made.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(parent)?.sync_all()?;
+    if missing.is_empty() {
+        // A process that made it may have been killed before it had synced the name. Where the parent is another's, or of a kind that can't be
+        // synced (`state.dir` a mount point), the name is another's too.
+        use io::ErrorKind as E;
+        return match sync(&parent(path)) {
+            Err(e) if matches!(e.kind(), E::PermissionDenied | E::InvalidInput | E::ReadOnlyFilesystem | E::Unsupported) => Ok(()),
+            outcome => outcome,
+        };
     }
-    Ok(())
+    missing.into_iter().try_for_each(|made| sync(&parent(made)))
 }
 
 impl DiskFile for File {
@@ -190,6 +227,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_names_of_directories_that_are_made_are_synced_where_they_stand() {
+        let dir = tempfile::tempdir().unwrap();
+        let synced = |path: &Path, refuse: Option<io::ErrorKind>| {
+            let mut synced = Vec::new();
+            let outcome = create_durably(path, |parent| {
+                assert!(path.is_dir(), "it is there before its name is synced");
+                synced.push(parent.strip_prefix(dir.path()).unwrap().to_owned());
+                refuse.map_or(Ok(()), |kind| Err(kind.into()))
+            });
+            (outcome.map_err(|error| error.kind()), synced)
+        };
+        let path = dir.path().join("a/b/state");
+        assert_eq!(synced(&path, None), (Ok(()), ["a/b", "a", ""].map(PathBuf::from).into()));
+        // Once more, since whoever made it may have been killed before.
+        assert_eq!(synced(&path, None), (Ok(()), ["a/b"].map(PathBuf::from).into()));
+        assert_eq!(synced(&path, Some(io::ErrorKind::PermissionDenied)).0, Ok(()), "another made it");
+        assert_eq!(synced(&path, Some(io::ErrorKind::Other)).0, Err(io::ErrorKind::Other));
+        let other = dir.path().join("a/other");
+        assert_eq!(synced(&other, Some(io::ErrorKind::PermissionDenied)).0, Err(io::ErrorKind::PermissionDenied), "made, and not synced");
+    }
+
+    #[test]
     fn a_directory_has_one_holder() {
         let dir = tempfile::tempdir().unwrap();
         let held = Directory::open(dir.path()).unwrap();
@@ -202,5 +261,21 @@ mod tests {
         assert!(matches!(Directory::read_only(&dir.path().join("none")), Err(DirectoryError::Unreadable { .. })));
         drop(held);
         Directory::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_directory_keeps_its_name_and_draws_another_when_it_is_lost() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let name = |dir: &tempfile::TempDir| Directory::open(dir.path()).unwrap().name().unwrap();
+        let first = name(&dir);
+        assert_eq!((first.len(), name(&dir)), (32, first.clone()));
+        assert_ne!(name(&other), first);
+        for lost in ["", "no name", &first[1..]] {
+            std::fs::write(dir.path().join(LOCK), lost).unwrap();
+            let drawn = name(&dir);
+            assert_ne!(drawn, first);
+            assert_eq!((drawn.len(), name(&dir)), (32, drawn));
+        }
+        assert!(Directory::read_only(dir.path()).unwrap().name().is_err());
     }
 }

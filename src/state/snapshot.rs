@@ -1,6 +1,8 @@
 //! Snapshot files: written aside, synced, then renamed, so that a file of that name is whole or damaged, never half.
 
-use super::codec::{END, FileKind, FrameError, Frames, INPUT_POSITIONS, INPUT_STAMPS, OUTPUT_POSITIONS, write_frame, write_header};
+use super::codec::{
+    END, FORMAT_VERSION, FileKind, FrameError, Frames, INPUT_POSITIONS, INPUT_STAMPS, OUTPUT_POSITIONS, write_frame, write_header,
+};
 use super::disk::{Disk, DiskFile};
 use crate::detector::snapshot::{RestoreError, Section};
 use crate::detector::wire::{Get, Put, WireError};
@@ -45,6 +47,12 @@ pub enum SnapshotError {
         kind: u8,
         /// Where the frame begins, in bytes from the file's beginning.
         offset: u64,
+    },
+    /// Its version is another than that of the journal segment that was begun with it, by the same program.
+    #[error("its format version reads {version}, and {FORMAT_VERSION} in the journal segment that was begun with it: the file is damaged")]
+    VersionDamaged {
+        /// What it reads.
+        version: u32,
     },
     /// It has no end frame, or the end counts other frames.
     #[error("it is not whole")]
@@ -151,7 +159,7 @@ pub fn temporary(name: &str) -> String {
     format!("{name}.tmp")
 }
 
-fn encode_positions(positions: &Positions) -> Vec<u8> {
+pub(crate) fn encode_positions(positions: &Positions) -> Vec<u8> {
     let mut out = Vec::new();
     for ((topic, partition), next) in positions {
         out.put_str(topic);

@@ -1,6 +1,6 @@
 //! The state directory as a whole: which snapshot counts, which journal segments follow it, what may be removed.
 
-use super::codec::FrameError;
+use super::codec::{FORMAT_VERSION, FileKind, FrameError, Frames};
 use super::disk::Disk;
 use super::journal::{self, Entry};
 use super::segment::Segment;
@@ -181,6 +181,9 @@ impl Store {
                         warnings,
                     });
                 }
+                Err(SnapshotError::Frame(FrameError::Version { version })) if self.segment_is_ours(*n) => {
+                    damaged.push((name, SnapshotError::VersionDamaged { version }));
+                }
                 Err(SnapshotError::Frame(error @ FrameError::Version { .. })) => return Err(StateError::Refused { name, error }),
                 Err(error) => damaged.push((name, error)),
             }
@@ -210,6 +213,12 @@ impl Store {
         })
     }
 
+    /// Whether segment `n` is of this program's format version. It is begun with snapshot `n`, by the same program: only both versions
+    /// together say that another one wrote them.
+    fn segment_is_ours(&self, n: u64) -> bool {
+        self.disk.open(&journal_name(n)).is_ok_and(|file| Frames::open(file, FileKind::Journal).is_ok())
+    }
+
     fn entries_from(&self, snapshot: u64, segments: &[u64], warnings: &mut Vec<String>) -> Result<Vec<Entry>, StateError> {
         let mut entries = Vec::new();
         let Some(last) = segments.last().copied().filter(|last| *last >= snapshot) else { return Ok(entries) };
@@ -224,6 +233,11 @@ impl Store {
             }
             let mut segment = match self.disk.open(&name).map_err(FrameError::from).and_then(journal::read) {
                 Ok(segment) => segment,
+                Err(FrameError::Version { version }) if n == snapshot => {
+                    return Err(problem(format!(
+                        "is damaged: its format version reads {version}, and {FORMAT_VERSION} in the snapshot that was begun with it"
+                    )));
+                }
                 Err(error @ FrameError::Version { .. }) => return Err(StateError::Refused { name, error }),
                 Err(error) => return Err(problem(format!("can't be read: {error}"))),
             };
@@ -463,24 +477,58 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = store(&dir);
         write(&store, 0, &mut detector(1));
-        let path = dir.path().join(snapshot_name(0));
-        let good = std::fs::read(&path).unwrap();
-        for (version, way) in [(77, "run the newer program"), (1, "run the older program")] {
-            let mut bytes = good.clone();
+        let set = |name: &str, version| {
+            let path = dir.path().join(name);
+            let mut bytes = std::fs::read(&path).unwrap();
             bytes[8] = version;
             std::fs::write(&path, &bytes).unwrap();
+        };
+        let (snapshot, segment) = (snapshot_name(0), journal_name(0));
+        for (version, way) in [(77, "run the newer program"), (1, "run the older program")] {
+            set(&snapshot, version);
+            set(&segment, version);
             let refused = store.recover(&Settings::default()).unwrap_err().to_string();
             for words in ["snapshot-000000000000", &format!("format version {version}"), way, "input.start = \"earliest\""] {
                 assert!(refused.contains(words), "{refused}");
             }
         }
-        // Also a segment: it is no damage.
-        std::fs::write(&path, &good).unwrap();
-        let path = dir.path().join(journal_name(0));
-        let mut bytes = std::fs::read(&path).unwrap();
-        bytes[8] = 1;
-        std::fs::write(&path, &bytes).unwrap();
+        // Also of a later segment: another program was here, and was killed before its first snapshot.
+        let ours = FORMAT_VERSION as u8;
+        set(&snapshot, ours);
+        set(&segment, ours);
+        drop(store.begin_segment(1).unwrap());
+        set(&journal_name(1), ours + 1);
         let refused = store.recover(&Settings::default()).unwrap_err().to_string();
-        assert!(refused.contains("journal-000000000000: it has format version 1"), "{refused}");
+        assert!(refused.contains("journal-000000000001: it has format version 3"), "{refused}");
+    }
+
+    #[test]
+    fn a_version_that_is_damaged_is_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(&dir);
+        for n in 0..2 {
+            write(&store, n, &mut detector(n as usize + 1));
+        }
+        let flip = |name: &str| {
+            let path = dir.path().join(name);
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[9] ^= 4;
+            std::fs::write(&path, &bytes).unwrap();
+        };
+        // The segment that was begun with it says which program wrote it: the one before takes over.
+        flip(&snapshot_name(1));
+        let recovered = store.recover(&Settings::default()).unwrap();
+        assert_eq!((recovered.snapshot, recovered.entries.len(), recovered.warnings.len()), (Some(0), 2, 1));
+        let warning = &recovered.warnings[0];
+        assert!(warning.contains("its format version reads 1026") && !warning.contains("run the newer program"), "{warning}");
+        // The other way round the segment is needed, and damaged.
+        flip(&journal_name(0));
+        let refused = store.recover(&Settings::default()).unwrap_err().to_string();
+        assert!(refused.contains("journal-000000000000 is damaged: its format version reads 1026"), "{refused}");
+        // No good one left: that is no other version either.
+        flip(&journal_name(0));
+        flip(&snapshot_name(0));
+        let refused = store.recover(&Settings::default()).unwrap_err();
+        assert!(matches!(&refused, StateError::NoGoodSnapshot { damaged } if damaged.len() == 1), "{refused}");
     }
 }

@@ -1,14 +1,15 @@
-//! After a replay that lacked messages: what the findings topic says and what the state says are brought together.
+//! The end of a replay. After one that lacked messages, what the findings topic says and what the state says are brought together.
 //!
 //! A replay repeats what was published only if it gets the same messages. When retention took some, it keeps back what it says of
 //! findings, and at its end each is compared once: open here and not there, it is opened there; open there and not here, it is
 //! closed there. Nothing stays open for ever, and no change contradicts the one before it. Until a snapshot holds the outcome nothing
 //! more may be consumed: a second replay would not repeat it.
 
-use super::{Publication, Published, Task, Turnout, in_topic_of_suppressed, publish};
+use super::{Publication, Published, Sorter, Task, Turnout, in_topic_of_suppressed, publications_of};
 use crate::detector::{Detector, FindingRow};
 use crate::finding::{Change, ChangeKind, FindingId};
 use crate::kafka::sink::Outgoing;
+use crate::state::journal::Entry;
 use crate::time::Ticks;
 use std::collections::{BTreeSet, HashMap};
 
@@ -61,11 +62,58 @@ impl Published {
             self.last.insert(id, Last { revision, open, value: if open { value.to_vec() } else { Vec::new() } });
         }
     }
+
+    /// `more` stands in the topics as well.
+    pub(super) fn merge(&mut self, more: Published) {
+        self.changes.extend(more.changes);
+        self.suppressed.extend(more.suppressed);
+        self.dead_letters.extend(more.dead_letters);
+        for (id, last) in more.last {
+            if self.last.get(&id).is_none_or(|known| known.revision <= last.revision) {
+                self.last.insert(id, last);
+            }
+        }
+    }
 }
 
 impl Task {
+    /// The source has delivered all that the journal lists: what comes now is live. True when a snapshot must count before more is
+    /// consumed ([`Task::must_store`]).
+    pub fn replay_done(&mut self, out: &mut Turnout) -> bool {
+        let changes_from = out.changes.len();
+        for entry in self.replay.take().unwrap_or_default() {
+            if let Entry::Advance { tenant, to } = entry {
+                self.advance(&tenant, to, true, out);
+            }
+        }
+        let must_store = self.must_store();
+        let changed = *self.feed.detector.settings() != self.configured;
+        if let Some(lossy) = self.lossy.take() {
+            self.reconcile(lossy, out);
+        }
+        if changed {
+            self.format.settings = self.configured.clone();
+            let published = &mut self.published;
+            let format = &self.format;
+            let mut sorter = Sorter { format, published, replaying: true, lossy: None, held: None, source: None, appended: None, out };
+            self.feed.change_settings(self.configured.clone(), &mut sorter);
+        }
+        self.published = Published::default();
+        self.nothing_more_to_hold();
+        self.group(changes_from, out);
+        self.group_all(out);
+        must_store
+    }
+
+    /// Whether a snapshot must count at the end of the replay, before more is consumed: messages were gone, or settings changed, which
+    /// stands in no journal. What is said then rests on what the output topics hold: they must have settled before it.
+    #[must_use]
+    pub fn must_store(&self) -> bool {
+        self.lossy.is_some() || *self.feed.detector.settings() != self.configured
+    }
+
     /// Compares every finding once, in the order of their ids, and publishes what the topic lacks.
-    pub(super) fn reconcile(&mut self, mut lossy: Lossy, out: &mut Turnout) {
+    fn reconcile(&mut self, mut lossy: Lossy, out: &mut Turnout) {
         let last = std::mem::take(&mut self.published.last);
         let rows: HashMap<FindingId, FindingRow> = self.feed.detector.findings().map(|row| (row.id, row)).collect();
         let ids: BTreeSet<[u8; 16]> = lossy.base.keys().chain(last.keys()).chain(rows.keys()).map(|id| id.0).collect();
@@ -95,7 +143,8 @@ impl Task {
             };
             if let Some(mut change) = change {
                 self.format.mark(&mut change);
-                publish(&self.format, &self.published, &change, None, out);
+                let publications = publications_of(&self.format, &self.published, &change, None);
+                out.publications.extend(publications.into_iter().map(|(_, publication)| publication));
                 out.changes.push(change);
             }
         }

@@ -116,6 +116,81 @@ fn entries(frames: &[u8]) -> Vec<Entry> {
     journal::read(&file[..]).unwrap().entries
 }
 
+/// What stands in the topics, as a start reads it.
+fn standing(topic: &[Outgoing], changes: &[Change]) -> Published {
+    let mut published = Published::default();
+    for written in topic {
+        let header = |name: &str| written.headers.iter().find(|(h, _)| h == name).map(|(_, v)| std::str::from_utf8(v).unwrap());
+        let number = |name: &str| header(name).map(|v| v.parse::<i64>().unwrap());
+        if written.topic == "dead" {
+            let source = (number("source-partition").unwrap() as i32, number("source-offset").unwrap());
+            published.dead_letters.insert(("in".to_owned(), source.0, source.1, number("source-record").map(|n| n as u32)));
+        } else {
+            let revision = number("revision").unwrap() as u32;
+            let change = changes.iter().find(|c| key(c).as_bytes() == written.key && c.revision == revision).unwrap();
+            published.note(change.id, revision, matches!(change.kind, ChangeKind::Opened | ChangeKind::Updated), &written.payload);
+        }
+    }
+    published
+}
+
+/// Each message by topic, key and what it is called by, and in which order those of a key are.
+fn by_key(publications: &[Outgoing]) -> std::collections::BTreeMap<(String, Vec<u8>), Vec<Outgoing>> {
+    let mut sorted = std::collections::BTreeMap::<_, Vec<Outgoing>>::new();
+    for outgoing in publications {
+        sorted.entry((outgoing.topic.clone(), outgoing.key.clone())).or_default().push(outgoing.clone());
+    }
+    sorted
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    /// A crash; of what was on its way, some shows when the next process looks, some when the topics have settled, some never. Meanwhile
+    /// that process goes on.
+    #[test]
+    fn what_is_in_doubt_is_published_once_and_in_order_and_holds_nothing_else_back(
+        before in steps(), during in steps(), after in steps(), shown in any::<prop::sample::Index>(), arrived in any::<prop::sample::Index>()
+    ) {
+        let (mut clock, mut offsets) = (START, [0, 0]);
+        let mut first = task(Vec::new(), Published::default());
+        first.replay_done(&mut Turnout::default());
+        let (consumed, said) = live(&mut first, &before, &mut clock, &mut offsets);
+        let (mut clock_again, mut offsets_again) = (clock, offsets);
+        let all: Vec<Outgoing> = said.publications.iter().map(|p| p.outgoing.clone()).collect();
+        let arrived = arrived.index(all.len() + 1);
+        let shown = shown.index(arrived + 1);
+
+        let mut second = task(entries(&said.journal), standing(&all[..shown], &said.changes));
+        second.hold();
+        let mut out = Turnout::default();
+        // The ids of partitions are each task's own.
+        let renamed = |origin: &Origin| {
+            let of = first.partitions().get(origin.partition).unwrap();
+            Origin { partition: second.partitions().id(&of.topic, of.partition).unwrap(), ..*origin }
+        };
+        let consumed: Consumed = consumed.iter().map(|(origin, payload)| (renamed(origin), payload.clone())).collect();
+        push(&mut second, &consumed, &mut out);
+        second.replay_done(&mut out);
+        prop_assert!(out.publications.is_empty(), "all of it is in doubt");
+        prop_assert_eq!((second.held().1, second.is_holding()), (all.len() - shown, all.len() > shown));
+        let in_doubt: HashSet<Vec<u8>> = all[shown..].iter().filter(|o| o.topic == "findings").map(|o| o.key.clone()).collect();
+        let (_, meanwhile) = live(&mut second, &during, &mut clock_again, &mut offsets_again);
+        prop_assert!(meanwhile.publications.iter().all(|p| !in_doubt.contains(&p.outgoing.key)));
+        second.settled(standing(&all[shown..arrived], &said.changes), &mut out);
+        prop_assert!(!second.is_holding());
+        let (_, last) = live(&mut second, &after, &mut clock_again, &mut offsets_again);
+        let written = meanwhile.publications.into_iter().chain(out.publications).chain(last.publications);
+        let topic: Vec<Outgoing> = all[..arrived].iter().cloned().chain(written.map(|p| p.outgoing)).collect();
+
+        let (_, undisturbed) = live(&mut first, &during, &mut clock, &mut offsets);
+        let (_, more) = live(&mut first, &after, &mut clock, &mut offsets);
+        let wanted = undisturbed.publications.into_iter().chain(more.publications).map(|p| p.outgoing);
+        let wanted: Vec<Outgoing> = all.iter().cloned().chain(wanted).collect();
+        prop_assert_eq!(by_key(&topic), by_key(&wanted));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -193,7 +268,7 @@ proptest! {
 
     /// A crash, and retention took what was consumed before it from some partition.
     #[test]
-    fn answer_retention_shorter_than_downtime(before in steps(), after in steps(), kept in any::<prop::sample::Index>(), gone in any::<prop::sample::Index>(), which in 0..2i32, late in any::<bool>()) {
+    fn answer_retention_shorter_than_downtime(before in steps(), after in steps(), kept in any::<prop::sample::Index>(), gone in any::<prop::sample::Index>(), which in 0..2i32, late in any::<bool>(), shown in any::<prop::sample::Index>()) {
         let (mut clock, mut offsets) = (START, [0, 0]);
         let mut first = task(Vec::new(), Published::default());
         first.replay_done(&mut Turnout::default());
@@ -201,13 +276,11 @@ proptest! {
         // Of what was said, the topic has the beginning.
         let mut topic: Vec<Outgoing> = said.publications.iter().map(|p| p.outgoing.clone()).collect();
         topic.truncate(kept.index(topic.len() + 1));
-        let mut published = Published::default();
-        for written in topic.iter().filter(|w| w.topic == "findings") {
-            let revision = written.headers.iter().find(|(h, _)| h == "revision").map(|(_, v)| std::str::from_utf8(v).unwrap().parse().unwrap()).unwrap();
-            let change = said.changes.iter().find(|c| key(c).as_bytes() == written.key && c.revision == revision).unwrap();
-            published.note(change.id, revision, matches!(change.kind, ChangeKind::Opened | ChangeKind::Updated), &written.payload);
-        }
-        let mut second = task(entries(&said.journal), published);
+        // Some of it shows only when the topics have settled.
+        let (at_once, settled) = topic.split_at(shown.index(topic.len() + 1));
+        let mut second = task(entries(&said.journal), standing(at_once, &said.changes));
+        second.hold();
+        let settled = standing(settled, &said.changes);
         let of = second.partitions().id("in", which).unwrap();
         let start = gone.index(offsets[which as usize] as usize + 1) as i64;
         let mut out = Turnout::default();
@@ -223,6 +296,7 @@ proptest! {
                 push(&mut second, std::slice::from_ref(message), &mut out);
             }
         }
+        second.settled(settled, &mut out);
         second.replay_done(&mut out);
         topic.extend(out.publications.iter().map(|p| p.outgoing.clone()));
         let agrees = |task: &Task, topic: &[Outgoing]| {

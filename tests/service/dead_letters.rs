@@ -66,6 +66,7 @@ fn wholes() -> Vec<(&'static str, Vec<u8>)> {
         ("no_records", GOOD.into()),
         ("records_not_array", br#"{"records":{}}"#.to_vec()),
         ("records_not_array", br#"{"records":"x"}"#.to_vec()),
+        ("too_many_records", format!(r#"{{"records":[{}1]}}"#, "1,".repeat(40_000)).into_bytes()),
     ]
 }
 
@@ -272,7 +273,7 @@ fn answer_dead_letters_listed_and_replayed() {
     service.drain();
     assert_eq!(metrics.sum_of("firstseen_records_total", "accepted"), 2.0);
     assert_eq!(rig.read(&rig.dead_letters).len(), 2, "and no further dead letter");
-    crate::state_answers::say(
+    crate::rig::say(
         "answer, dead letters: 2 listed, 1 by reason; replay of one that is still bad: exit 1, nothing written; repaired: accepted",
     );
 }
@@ -291,10 +292,10 @@ fn answer_dead_letters_refused_by_the_sink() {
     let last = log.lines().last().unwrap();
     assert!(last.starts_with("error: ") && last.contains(&rig.dead_letters), "{last}");
     // Room again: it is there once.
-    broker().widen_topic(&rig.dead_letters, 1 << 20);
+    broker().configure_topic(&rig.dead_letters, "max.message.bytes", "1048576");
     let mut again = rig.start();
     again.wait_for("the dead letter", |_| (rig.read(&rig.dead_letters).len() == 1).then_some(()));
     again.drain();
     assert_eq!(rig.read(&rig.dead_letters).len(), 1);
-    crate::state_answers::say(&format!("answer, dead letters refused by the sink: exit 1, {last}; with room again: written once"));
+    crate::rig::say(&format!("answer, dead letters refused by the sink: exit 1, {last}; with room again: written once"));
 }

@@ -2,36 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::rig::{PARTITIONS, Rig, fleet, same};
-use crate::state_answers::{say, state};
+use crate::rig::{PARTITIONS, Rig, consumer, fleet, known_open, same, say};
 use crate::support::kafka::broker;
-
-/// The topic as a consumer reads it: the open findings with their revisions, and every value. `changes` checks that revisions follow each
-/// other; here no change contradicts the one before it.
-fn consumer(rig: &Rig) -> (BTreeMap<String, u64>, Vec<serde_json::Value>) {
-    let mut open = BTreeMap::new();
-    let values: Vec<serde_json::Value> = rig.changes().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
-    for value in &values {
-        let (id, revision) = (value["finding_id"].as_str().unwrap().to_owned(), value["revision"].as_u64().unwrap());
-        let was_open = open.remove(&id).is_some();
-        match value["change"].as_str().unwrap() {
-            "opened" => assert!(!was_open, "opened, and was open: {value}"),
-            _ => assert!(was_open, "changed, and was not open: {value}"),
-        }
-        if matches!(value["change"].as_str().unwrap(), "opened" | "updated") {
-            open.insert(id, revision);
-        }
-    }
-    (open, values)
-}
-
-/// What `state export` calls open.
-fn known_open(rig: &Rig) -> BTreeMap<String, u64> {
-    let rows = state(rig, "export").stdout;
-    let lines = rows.split(|b| *b == b'\n').filter(|l| !l.is_empty()).map(|l| serde_json::from_slice::<serde_json::Value>(l).unwrap());
-    let finding = lines.filter_map(|line| line["candidate"]["finding"].as_object().cloned());
-    finding.filter(|f| f["open"] == true).map(|f| (f["finding_id"].as_str().unwrap().to_owned(), f["revision"].as_u64().unwrap())).collect()
-}
 
 /// Deletes the first `share` of the first `n` messages' partitions.
 fn delete(rig: &Rig, n: usize, share: f64) -> u64 {
@@ -188,6 +160,9 @@ fn answer_changed_settings() {
     let mut again = rig.start();
     again.caught_up(0);
     again.reached(fleet()[n - 1].arrival);
+    // What the killed process may have sent is published only when the output topics have settled.
+    let changes = rig.backtest(&fleet()[..n], &[]).lines().count();
+    again.wait_for("every change to be on the topic", |_| (consumer(&rig).1.len() == changes).then_some(()));
     again.kill();
     let before = consumer(&rig);
     let rig = rig.set("query.prevalence_below", "1").set("output.update_interval", "1h").set("input.max_clock_skew", "2h");

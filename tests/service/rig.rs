@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use firstseen::fleet::{Attack, Fleet, FleetOptions};
@@ -90,6 +90,8 @@ pub(crate) struct Rig {
     pub(crate) bootstrap: String,
     /// Lines that stand before all sections' other keys: `section.key = value`.
     pub(crate) more: Vec<String>,
+    /// A command that becomes the service.
+    pub(crate) by: Vec<String>,
     environment: Vec<(String, String)>,
     runs: std::cell::Cell<u32>,
 }
@@ -105,6 +107,7 @@ impl Rig {
             group: unique(&format!("{name}-group")),
             bootstrap: "127.0.0.1:9092".to_owned(),
             more: Vec::new(),
+            by: Vec::new(),
             environment: Vec::new(),
             runs: std::cell::Cell::new(0),
         }
@@ -151,6 +154,7 @@ idle_advance = false
 [output]
 findings_topic = "{findings}"
 dead_letter_topic = "{dead}"
+settle_delay = "2s"
 [state]
 dir = "{state}"
 [http]
@@ -184,7 +188,7 @@ listen = "127.0.0.1:0"
         let run = self.runs.replace(self.runs.get() + 1);
         let mut environment: Vec<(&str, &str)> = self.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         environment.extend_from_slice(more);
-        Process::start(&self.config(), self.dir.path().join(format!("log-{run}")), &environment)
+        Process::start_by(&self.by, &self.config(), self.dir.path().join(format!("log-{run}")), &environment)
     }
 
     /// Writes messages to the input.
@@ -307,4 +311,44 @@ pub(crate) fn same(found: &[String], expected: &[String]) {
         extra.len(),
         extra.first()
     );
+}
+
+/// Past the test runner's capture, so that the outcome stands in every log.
+pub(crate) fn say(line: &str) {
+    let mut uncaptured = std::io::stdout();
+    writeln!(uncaptured, "{line}").unwrap();
+}
+
+/// `firstseen state WHAT --state DIR`.
+pub(crate) fn state(rig: &Rig, what: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_firstseen")).args(["state", what, "--state"]).arg(rig.state()).output().unwrap()
+}
+
+/// The topic as a consumer reads it: the open findings with their revisions, and every value. `changes` checks that revisions follow each
+/// other; here no change contradicts the one before it.
+pub(crate) fn consumer(rig: &Rig) -> (BTreeMap<String, u64>, Vec<serde_json::Value>) {
+    let mut open = BTreeMap::new();
+    let values: Vec<serde_json::Value> = rig.changes().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for value in &values {
+        let (id, revision) = (value["finding_id"].as_str().unwrap().to_owned(), value["revision"].as_u64().unwrap());
+        let was_open = open.remove(&id).is_some();
+        match value["change"].as_str().unwrap() {
+            "opened" => assert!(!was_open, "opened, and was open: {value}"),
+            _ => assert!(was_open, "changed, and was not open: {value}"),
+        }
+        if matches!(value["change"].as_str().unwrap(), "opened" | "updated") {
+            open.insert(id, revision);
+        }
+    }
+    (open, values)
+}
+
+/// What `state export` calls open.
+pub(crate) fn known_open(rig: &Rig) -> BTreeMap<String, u64> {
+    let export = state(rig, "export");
+    assert!(export.status.success(), "{}", String::from_utf8_lossy(&export.stderr));
+    let rows = export.stdout;
+    let lines = rows.split(|b| *b == b'\n').filter(|l| !l.is_empty()).map(|l| serde_json::from_slice::<serde_json::Value>(l).unwrap());
+    let finding = lines.filter_map(|line| line["candidate"]["finding"].as_object().cloned());
+    finding.filter(|f| f["open"] == true).map(|f| (f["finding_id"].as_str().unwrap().to_owned(), f["revision"].as_u64().unwrap())).collect()
 }

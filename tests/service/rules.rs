@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::Command;
 
+use crate::rig::say;
 use crate::rig::{Rig, expected, fleet, same};
-use crate::state_answers::say;
 use crate::support::kafka::broker;
 
 fn rule(name: &str, matcher: &str) -> String {

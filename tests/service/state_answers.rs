@@ -1,23 +1,11 @@
 //! What docs/operations.md promises of the state directory, on the real binary; one line of outcome each.
 
 use std::fs;
-use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Command;
 
-use crate::rig::{PARTITIONS, Rig, fleet};
+use crate::rig::{PARTITIONS, Rig, fleet, say, state};
 use crate::support::kafka::broker;
-
-/// Past the test runner's capture, so that the outcome stands in every log.
-pub(crate) fn say(line: &str) {
-    let mut uncaptured = std::io::stdout();
-    writeln!(uncaptured, "{line}").unwrap();
-}
-
-/// `firstseen state WHAT --state DIR`.
-pub(crate) fn state(rig: &Rig, what: &str) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_firstseen")).args(["state", what, "--state"]).arg(rig.state()).output().unwrap()
-}
 
 fn inspect(rig: &Rig) -> serde_json::Value {
     let output = state(rig, "inspect");
@@ -146,12 +134,17 @@ fn answer_state_format_version() {
     first.caught_up(100);
     first.drain();
     let newest = snapshots(&rig).pop().unwrap();
-    let good = fs::read(&newest).unwrap();
+    let set = |path: &PathBuf, version| {
+        let mut bytes = fs::read(path).unwrap();
+        bytes[8] = version;
+        fs::write(path, bytes).unwrap();
+    };
+    let all: Vec<PathBuf> = rig.state_files().into_keys().filter(|name| name != "LOCK").map(|name| rig.state().join(name)).collect();
+    let ours = fs::read(&newest).unwrap()[8];
+    let contents = || all.iter().map(|path| fs::read(path).unwrap()).collect::<Vec<_>>();
     for (version, way) in [(1, "run the older program"), (200, "run the newer program")] {
-        let mut other = good.clone();
-        other[8] = version;
-        fs::write(&newest, &other).unwrap();
-        let files = rig.state_files();
+        all.iter().for_each(|path| set(path, version));
+        let (files, before) = (rig.state_files(), contents());
         let mut refused = rig.start();
         assert_eq!(refused.end().code(), Some(1));
         let log = refused.log();
@@ -161,13 +154,18 @@ fn answer_state_format_version() {
         {
             assert!(last.contains(words), "{last}");
         }
-        assert_eq!((rig.state_files(), fs::read(&newest).unwrap()), (files, other), "nothing is changed");
+        assert!((rig.state_files(), contents()) == (files, before), "nothing is changed");
         let verify = state(&rig, "verify");
         assert!(verify.status.code() == Some(1) && String::from_utf8(verify.stderr).unwrap().contains("format version"));
     }
-    fs::write(&newest, &good).unwrap();
+    // A version that only the newest snapshot has is no other program's.
+    all.iter().for_each(|path| set(path, ours));
+    set(&newest, 200);
     let mut again = rig.start();
     again.caught_up(0);
     again.drain();
-    say("answer, state format version: older and newer refused with exit 1 and the way out, nothing changed; the own version goes on");
+    assert!(again.log().contains("its format version reads 200"), "{}", again.log());
+    say(
+        "answer, state format version: older and newer refused with exit 1 and the way out, nothing changed; a damaged version is damage; the own version goes on",
+    );
 }

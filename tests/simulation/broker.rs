@@ -95,7 +95,7 @@ impl World {
     }
 
     /// The process is gone. What it had on its way is lost from some point on, and before that it arrives: at once, or, in a network
-    /// that delays, later than the next process starts, but before the group notices that its member is gone.
+    /// that delays, later than the next process starts, but before the topics have settled.
     pub(crate) fn producer_died(&mut self) {
         for (at, queue) in std::mem::take(&mut self.broker.on_its_way) {
             let arriving = self.chance.below(queue.len() + 1);
@@ -103,7 +103,8 @@ impl World {
             for sent in queue.into_iter().take(arriving) {
                 late |= self.faults.late_writes && self.chance.percent(50);
                 if late {
-                    let delay = self.chance.span(SESSION.minus(Span(1)));
+                    let longest = if self.chance.percent(50) { Span::minutes(1) } else { SETTLE.minus(Span(1)) };
+                    let delay = self.chance.span(longest);
                     let earliest = self.broker.late.iter().filter(|(_, to, _)| *to == at).map(|(when, ..)| *when).max();
                     let when = self.now.plus(delay).max(earliest.unwrap_or(self.now));
                     self.broker.late.push((when, at.clone(), sent.outgoing));
@@ -118,8 +119,8 @@ impl World {
     }
 }
 
-/// After this time without a sign of life a member is gone for the group, and its partitions are given to another.
-pub(crate) const SESSION: Span = Span::minutes(1);
+/// What a dead process had on its way has arrived, or never will, this long after its death.
+pub(crate) const SETTLE: Span = Span::hours(3);
 
 impl Sim {
     /// How long it takes until something arrives, and a little longer.

@@ -11,11 +11,12 @@ use firstseen::kafka::source::{InputMessage, Reader, SourceEvent, Start};
 use firstseen::service::course::reader;
 use firstseen::time::{Span, Ticks};
 
-use super::broker::SESSION;
 use super::input::{INPUTS, log_of, place, settings};
 use super::run::Ended;
 use super::world::Sim;
 
+/// After this time without a sign of life a member is gone for the group, and its partitions are given to another.
+const SESSION: Span = Span::minutes(1);
 /// Events that wait before the task.
 const EVENTS: usize = 8;
 
@@ -48,8 +49,8 @@ pub(crate) struct Source {
 impl Source {
     pub(crate) fn new(sim: &Sim, table: PartitionTable, positions: HashMap<(String, i32), NextOffset>, replay: Vec<Run>) -> Source {
         let most = sim.chance(|c| c.log(6)) as usize;
-        // A member that was killed is gone for the group only when its session has timed out.
-        let given_at = sim.now().plus(SESSION);
+        // A member that comes back under its name gets its partitions at once; else the group waits for the one that died.
+        let given_at = sim.now().plus(if sim.chance(|c| c.percent(70)) { Span::ZERO } else { SESSION });
         Source {
             sim: sim.clone(),
             topics: INPUTS.iter().take(sim.world().broker.input.len()).map(|topic| (*topic).to_owned()).collect(),

@@ -3,6 +3,9 @@
 //! The jars that `pom.xml` names are copied once to `target/kafka-libs`. Java and Maven have to be there: a broker test that passes
 //! without a broker proves nothing, so their absence is a failure.
 
+#[path = "topics.rs"]
+mod topics;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -13,14 +16,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
-use firstseen::kafka::admin::{Admin, TopicSettings};
 use firstseen::kafka::client::{KafkaSettings, Preset};
 use firstseen::kafka::cluster::Cluster;
-use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 /// How long anything that has to happen may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -50,6 +47,8 @@ pub(crate) fn broker() -> &'static Broker {
 pub(crate) struct Broker {
     dir: PathBuf,
     port: u16,
+    /// Where its controller listens.
+    pub(crate) controller: u16,
     /// Of the listeners beside the plain one, by name.
     ports: BTreeMap<&'static str, u16>,
     java_options: Vec<String>,
@@ -61,6 +60,8 @@ pub(crate) struct Broker {
 pub(crate) struct Extras {
     /// Names and protocols (`SASL_SSL`) of more listeners.
     pub(crate) listeners: Vec<(&'static str, &'static str)>,
+    /// The controller of the cluster that it joins, as number 2: see [`Broker::controller`].
+    pub(crate) joins: Option<u16>,
     /// More lines of its `server.properties`.
     pub(crate) properties: String,
     /// More arguments of the command that formats its storage.
@@ -140,11 +141,15 @@ impl Broker {
         drop(free);
         let addresses = |host: &str| ports.iter().map(|(name, port)| format!(",{name}://{host}:{port}")).collect::<String>();
         let protocols: String = extras.listeners.iter().map(|(name, protocol)| format!(",{name}:{protocol}")).collect();
+        let (roles, node, controller, bound) = match extras.joins {
+            None => ("broker,controller", 1, controller, format!(",CONTROLLER://127.0.0.1:{controller}{}", addresses("127.0.0.1"))),
+            Some(first) => ("broker", 2, first, addresses("127.0.0.1")),
+        };
         let properties = format!(
-            "process.roles=broker,controller
-node.id=1
+            "process.roles={roles}
+node.id={node}
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{bound}
+listeners=PLAINTEXT://127.0.0.1:{port}{bound}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port}{advertised}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}
 controller.listener.names=CONTROLLER
@@ -164,7 +169,6 @@ group.min.session.timeout.ms=1000
 {more}
 ",
             dir = dir.display(),
-            bound = addresses("127.0.0.1"),
             advertised = addresses("localhost"),
             more = extras.properties,
         );
@@ -172,7 +176,7 @@ group.min.session.timeout.ms=1000
         fs::write(&config, properties).expect("target is writable");
         let mut format = java(&libs, "kafka.tools.StorageTool");
         run("formatting Kafka's storage", format.args(["format", "-t", CLUSTER_ID, "-c"]).arg(&config).args(extras.format));
-        let broker = Broker { dir, port, ports, java_options: extras.java, process: Mutex::new(None) };
+        let broker = Broker { dir, port, controller, ports, java_options: extras.java, process: Mutex::new(None) };
         broker.resurrect();
         broker
     }
@@ -284,30 +288,6 @@ wait
         }
     }
 
-    /// A new topic with a fresh name.
-    pub(crate) fn topic(&self, name: &str, partitions: u16) -> String {
-        let topic = unique(name);
-        let admin = Admin::new(&self.settings("harness"), PATIENCE).unwrap();
-        admin.ensure_topic(&topic, TopicSettings { partitions, retention: None, create: true }).unwrap();
-        topic
-    }
-
-    /// A new topic of one partition whose messages (batches, compressed) may have at most so many bytes.
-    pub(crate) fn narrow_topic(&self, topic: &str, bytes: u32) {
-        let limit = bytes.to_string();
-        let topic = NewTopic::new(topic, 1, TopicReplication::Fixed(1)).set("max.message.bytes", &limit);
-        let results = runtime().block_on(self.admin().create_topics([&topic], &AdminOptions::new())).unwrap();
-        assert!(results.iter().all(Result::is_ok), "{results:?}");
-    }
-
-    /// Other bounds for the messages of a topic.
-    pub(crate) fn widen_topic(&self, topic: &str, bytes: u32) {
-        let limit = bytes.to_string();
-        let config = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("max.message.bytes", &limit);
-        let results = runtime().block_on(self.admin().alter_configs([&config], &AdminOptions::new())).unwrap();
-        assert!(results.iter().all(Result::is_ok), "{results:?}");
-    }
-
     /// What a client of this id may write, in bytes a second; `None` lifts the bound.
     pub(crate) fn write_quota(&self, client: &str, rate: Option<u32>) {
         let mut tool = java(&libs(), "kafka.admin.ConfigCommand");
@@ -335,57 +315,6 @@ wait
             (!sockets.lines().any(half_closed)).then_some(())
         });
     }
-
-    fn admin(&self) -> AdminClient<DefaultClientContext> {
-        ClientConfig::new().set("bootstrap.servers", self.bootstrap()).create().unwrap()
-    }
-
-    /// Deletes the partition's messages before `before`, as retention would.
-    pub(crate) fn delete_before(&self, topic: &str, partition: i32, before: i64) {
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, partition, Offset::Offset(before)).unwrap();
-        let admin = self.admin();
-        runtime().block_on(admin.delete_records(&list, &AdminOptions::new())).unwrap();
-    }
-
-    /// Deletes the topic and creates one of that name.
-    pub(crate) fn recreate(&self, topic: &str, partitions: i32) {
-        let admin = self.admin();
-        let results = runtime().block_on(admin.delete_topics(&[topic], &AdminOptions::new())).unwrap();
-        assert!(results.iter().all(Result::is_ok), "{results:?}");
-        wait_for("the topic to be created again", || {
-            let topic = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
-            let results = runtime().block_on(admin.create_topics([&topic], &AdminOptions::new())).unwrap();
-            results.iter().all(Result::is_ok).then_some(())
-        });
-    }
-
-    /// Gives the topic more partitions.
-    pub(crate) fn add_partitions(&self, topic: &str, to: usize) {
-        let admin = self.admin();
-        let results = runtime().block_on(admin.create_partitions([&NewPartitions::new(topic, to)], &AdminOptions::new())).unwrap();
-        assert!(results.iter().all(Result::is_ok), "{results:?}");
-    }
-
-    /// Writes messages: (partition, timestamp in milliseconds, payload). Returns once all are acknowledged.
-    pub(crate) fn produce<'a>(&self, topic: &str, messages: impl IntoIterator<Item = (i32, i64, &'a [u8])>) {
-        let producer: BaseProducer =
-            ClientConfig::new().set("bootstrap.servers", self.bootstrap()).set("acks", "all").set("linger.ms", "5").create().unwrap();
-        for (partition, timestamp, payload) in messages {
-            assert!(timestamp > 0, "zero would mean the present");
-            let mut record = BaseRecord::<(), [u8]>::to(topic).partition(partition).timestamp(timestamp).payload(payload);
-            while let Err((error, back)) = producer.send(record) {
-                assert_eq!(error.rdkafka_error_code(), Some(rdkafka::types::RDKafkaErrorCode::QueueFull), "{error}");
-                producer.poll(Duration::from_millis(10));
-                record = back;
-            }
-        }
-        producer.flush(PATIENCE).unwrap();
-    }
-}
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().build().unwrap()
 }
 
 impl Drop for Broker {

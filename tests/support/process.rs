@@ -23,9 +23,15 @@ pub(crate) type Answer = (u16, String);
 impl Process {
     /// Starts `firstseen run` with this configuration; stderr goes to `log`, which is emptied.
     pub(crate) fn start(config: &Path, log: PathBuf, environment: &[(&str, &str)]) -> Process {
+        Process::start_by(&[], config, log, environment)
+    }
+
+    /// The same by way of a command that becomes it (`exec`).
+    pub(crate) fn start_by(by: &[String], config: &Path, log: PathBuf, environment: &[(&str, &str)]) -> Process {
         let stderr = File::create(&log).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_firstseen"))
-            .args(["run", "--config"])
+        let mut words = by.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_firstseen"), "run", "--config"]);
+        let child = Command::new(words.next().unwrap())
+            .args(words)
             .arg(config)
             .env_remove("RUST_LOG")
             .envs(environment.iter().copied())
@@ -144,10 +150,20 @@ impl Process {
 
     /// Resident memory in bytes.
     pub(crate) fn resident(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
-        let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+        memory(self.id(), "VmRSS:").unwrap()
     }
+
+    /// The most resident memory that it ever had, in bytes.
+    pub(crate) fn peak(&self) -> u64 {
+        memory(self.id(), "VmHWM:").unwrap()
+    }
+}
+
+/// A line of `/proc/ID/status`, in bytes; `None` once the process is gone.
+pub(crate) fn memory(id: u32, what: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let line = status.lines().find(|l| l.starts_with(what))?;
+    Some(line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10)
 }
 
 impl Drop for Process {

@@ -1,8 +1,8 @@
 //! Hostile and doubtful input, rule by rule, as the table in [`decode`](crate::defender::decode) has it.
 
-use super::{Limits, NO_CLOCK, Said, at, decode, decode_bare};
+use super::{Limits, NO_CLOCK, Said, agree, at, decode, decode_bare};
 use crate::defender::Reason;
-use crate::defender::decode::{MAX_MESSAGE_BYTES, MAX_RECORD_DEPTH};
+use crate::defender::decode::{MAX_MESSAGE_BYTES, MAX_RECORD_DEPTH, MAX_RECORDS};
 use crate::time::Span;
 
 const GOOD: &str = r#"{"time":"2026-03-01T00:00:00Z","tenantId":"t","category":"AdvancedHunting-DeviceNetworkEvents","properties":{"Timestamp":"2026-03-01T00:00:00Z","DeviceName":"good"}}"#;
@@ -158,6 +158,59 @@ fn long_strings_are_accepted_and_long_messages_are_not() {
     assert_eq!(decode(&bytes, &NO_CLOCK).said, [Said::Dead { index: None, reason: Reason::TooLarge, raw: bytes.clone() }]);
     bytes.pop();
     assert!(matches!(decode(&bytes, &NO_CLOCK).said[..], [Said::Dead { reason: Reason::Empty, .. }]));
+}
+
+#[test]
+fn more_elements_than_are_read_are_one_dead_letter() {
+    let records = |n: u32, element: &str| format!("[{}]", vec![element; n as usize].join(","));
+    let message = |records: &str| format!(r#"{{"records":{records}}}"#);
+    let most = decode(message(&records(MAX_RECORDS, "1")).as_bytes(), &NO_CLOCK).said;
+    assert!(most.len() == MAX_RECORDS as usize && matches!(most.last(), Some(Said::Dead { index: Some(_), .. })));
+    for (n, element) in [(MAX_RECORDS + 1, "1"), (MAX_RECORDS + 1, "{}"), (1_000_000, "1"), (300_000, "[[]]")] {
+        agree(message(&records(n, element)).as_bytes(), &NO_CLOCK);
+        let error = whole(message(&records(n, element)).as_bytes(), Reason::TooManyRecords);
+        assert_eq!(error, format!("`records`: {n} elements are more than the 32768 that are read"));
+    }
+    // Good ones do not count either, and a fault behind the last that is read is seen.
+    whole(message(&records(MAX_RECORDS + 1, GOOD)).as_bytes(), Reason::TooManyRecords);
+    whole(message(&records(MAX_RECORDS + 1, "1").replace("1]", "01]")).as_bytes(), Reason::NotJson);
+    // Of keys that come twice, the last one holds.
+    let twice = format!(r#"{{"records":{},"records":[{GOOD}]}}"#, records(MAX_RECORDS + 1, "1"));
+    assert!(matches!(decode(twice.as_bytes(), &NO_CLOCK).said[..], [Said::Record { index: 0, .. }]));
+    whole(format!(r#"{{"records":[{GOOD}],"records":{}}}"#, records(MAX_RECORDS + 1, "1")).as_bytes(), Reason::TooManyRecords);
+}
+
+#[test]
+fn numbers_of_any_length_and_size_are_looked_at_once_and_never_computed() {
+    let digits = "7".repeat(100_000);
+    let long = [
+        digits.clone(),
+        format!("-{digits}"),
+        format!("0.{digits}"),
+        format!("{digits}.{digits}e-{digits}"),
+        format!("1e{digits}"),
+        "1e999999".to_owned(),
+        "-1e-999999".to_owned(),
+        "1E+2147483648".to_owned(),
+    ];
+    for number in &long {
+        let shown = |pair: String| {
+            agree(row(&pair).as_bytes(), &NO_CLOCK);
+            between(&row(&pair))
+        };
+        assert_eq!(shown(format!(r#""RemotePort":{number}"#)), Err(Reason::BadPort));
+        assert_eq!(shown(format!(r#""ReportId":{number}"#)), Err(Reason::BadReportId));
+        assert_eq!(shown(format!(r#""DeviceName":{number}"#)), Err(Reason::WrongType));
+        // Where a number says nothing, any is one.
+        assert!(shown(format!(r#""LocalPort":{number},"AdditionalFields":[{number}]"#)).is_ok());
+        assert_eq!(between(number), Err(Reason::RecordNotObject));
+        whole(format!(r#"{{"records":{number}}}"#).as_bytes(), Reason::RecordsNotArray);
+        whole(number.as_bytes(), Reason::NoRecords);
+    }
+    // Leading zeros are no number, however many; a million digits that break off are no message.
+    whole(format!(r#"{{"records":[{}1]}}"#, "0".repeat(100_000)).as_bytes(), Reason::NotJson);
+    whole("1".repeat(1_000_000).as_bytes(), Reason::NoRecords);
+    whole(format!(r#"{{"records":[{}."#, "1".repeat(1_000_000)).as_bytes(), Reason::NotJson);
 }
 
 #[test]

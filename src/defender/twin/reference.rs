@@ -2,7 +2,7 @@
 //! [`decode`](crate::defender::decode) stand as written. It exists only to be compared with.
 
 use super::Said;
-use crate::defender::decode::{Limits, MAX_MESSAGE_BYTES, MAX_RECORD_DEPTH};
+use crate::defender::decode::{Limits, MAX_MESSAGE_BYTES, MAX_RECORD_DEPTH, MAX_RECORDS};
 use crate::defender::event::{Body, DeviceInfo, NetworkEvent, Record};
 use crate::defender::reason::Reason;
 use crate::time::Ticks;
@@ -19,12 +19,13 @@ pub(in crate::defender) fn message(bytes: &[u8], limits: &Limits) -> Vec<Said> {
     let Ok(Pairs(mut top)) = serde_json::from_str::<Pairs<'_>>(text) else { return dead(Reason::NoRecords) };
     match top.remove("records").map_or("null", RawValue::get) {
         "null" => dead(Reason::NoRecords),
-        array if array.starts_with('[') => serde_json::from_str::<Vec<&RawValue>>(array)
-            .unwrap()
-            .into_iter()
-            .zip(0..)
-            .map(|(raw, index)| element(raw.get(), index, limits))
-            .collect(),
+        array if array.starts_with('[') => {
+            let elements = serde_json::from_str::<Vec<&RawValue>>(array).unwrap();
+            if elements.len() > MAX_RECORDS as usize {
+                return dead(Reason::TooManyRecords);
+            }
+            elements.into_iter().zip(0..).map(|(raw, index)| element(raw.get(), index, limits)).collect()
+        }
         _ => dead(Reason::RecordsNotArray),
     }
 }

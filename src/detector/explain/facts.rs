@@ -221,11 +221,10 @@ impl Detector {
             devices: 0,
             urls: Vec::new(),
         };
-        let destination = self.find_destination(tenant, of.ip);
+        let destination = self.destinations.find(tenant, of.ip);
         if let Some(id) = destination {
-            let row = self.destinations.rows.row(id);
-            facts.sightings = row.devices_within(now, settings).collect();
-            facts.urls = row.urls_within(now, settings).map(|(url, _)| self.strings.get(url).to_owned()).collect();
+            facts.sightings = self.destinations.devices_within(id, now, settings).collect();
+            facts.urls = self.destinations.urls_within(id, now, settings).map(|(url, _)| self.strings.get(url).to_owned()).collect();
             facts.urls.sort_unstable();
             facts.devices = self.destinations.prevalence(id, now, settings);
         }
@@ -237,10 +236,11 @@ impl Detector {
         facts.device_type = self.strings.get(row.device_type).to_owned();
         facts.says_workstation = row.says_workstation();
         facts.tracked = self.devices.is_tracked(device, settings);
-        facts.vendors = row.vendors_within(now, settings).map(|(vendor, last)| self.vendor_facts(vendor, last, now)).collect();
+        let vendors = self.devices.vendors_within(device, now, settings);
+        facts.vendors = vendors.map(|(vendor, last)| self.vendor_facts(vendor, last, now)).collect();
         if let Some(destination) = destination {
-            facts.known = row.connections.get(destination, port_code(of.port)).map(|known| self.known_facts(known));
-            let others = row.connections.iter().filter(|(of_it, port, _)| *of_it == destination && *port != port_code(of.port));
+            facts.known = self.devices.connection(device, destination, port_code(of.port)).map(|known| self.known_facts(known));
+            let others = self.devices.connections(device).filter(|(of_it, port, _)| *of_it == destination && *port != port_code(of.port));
             facts.other_ports = others.map(|(_, port, _)| port_of(port)).collect();
             facts.other_ports.sort_unstable();
         }
@@ -251,7 +251,8 @@ impl Detector {
         let lookback = self.settings.lookback;
         let leaves = |device: u32| {
             let row = self.devices.rows.row(device);
-            let seen = row.vendors_within(now, &self.settings).find(|(of, _)| *of == vendor).map_or(Ticks::MIN, |(_, last)| last);
+            let mut vendors = self.devices.vendors_within(device, now, &self.settings);
+            let seen = vendors.find(|(of, _)| *of == vendor).map_or(Ticks::MIN, |(_, last)| last);
             window::ends(row.infos().0.min(seen), lookback)
         };
         let members = self.vendors.members(vendor).map(leaves).collect();
@@ -280,12 +281,5 @@ impl Detector {
                 }
             }
         }
-    }
-
-    pub(super) fn find_destination(&self, tenant: u32, ip: &str) -> Option<u32> {
-        let is_it = |id: u32| self.destinations.rows.get(id).is_some_and(|row| row.tenant == tenant && row.ip == ip);
-        let likely = self.destinations.likely(self.destinations.hash(tenant, ip))?;
-        // Another address has the same hash, one time in billions: look at all.
-        if is_it(likely) { Some(likely) } else { self.destinations.rows.iter().map(|(id, _)| id).find(|id| is_it(*id)) }
     }
 }

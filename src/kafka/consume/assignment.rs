@@ -9,7 +9,7 @@ use std::mem;
 use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::{Flow, Lane, RETRY, Stopped, Worker, refused};
+use super::{Flow, Lane, RETRY, Stopped, Worker, refused, subscribe};
 use crate::kafka::plan::{self, Known};
 use crate::kafka::position::{PartitionId, TopicPartition};
 use crate::kafka::source::{Assigned, Kept, SourceError, SourceEvent};
@@ -44,6 +44,13 @@ impl<M: Kept + Send + 'static> Worker<M> {
             if let Err(error) = self.consumer.assign(&TopicPartitionList::new()) {
                 return Ok(Err(refused(&error)));
             }
+            if mem::take(&mut self.may_be_old) {
+                // What the group gave may be what this member had before partitions or topics were added, or while another was there:
+                // whoever leaves and joins anew has the group divide anew.
+                tracing::info!(owned = owned.len(), total = all.len(), "the group gave what this member had; joining anew");
+                self.consumer.unsubscribe();
+                return Ok(subscribe(&self.consumer, &self.config.topics));
+            }
             let partial = (owned.len(), all.len());
             if self.partial.replace(partial) != Some(partial) {
                 self.send(SourceEvent::PartialAssignment { owned: partial.0, total: partial.1 })?;
@@ -65,6 +72,7 @@ impl<M: Kept + Send + 'static> Worker<M> {
         if let Err(error) = self.take(&plan.assigned) {
             return Ok(Err(error));
         }
+        self.may_be_old = false;
         self.io.shared.delivered().extend(plan.assigned.iter().map(|a| (a.id, (a.of.clone(), a.position))));
         self.partial = None;
         for event in plan.begun(&self.config.topics, &mut self.table, &mut self.merge) {
