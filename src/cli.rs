@@ -113,7 +113,7 @@ pub enum Suppress {
 /// Arguments of `suppress test`.
 #[derive(Args, Debug)]
 pub struct SuppressTest {
-    /// Rules file: [[suppress]] tables
+    /// Rules file, with a table for each rule
     #[arg(value_name = "RULES")]
     pub rules: PathBuf,
     /// Changes of findings, one a line; - is standard input

@@ -261,7 +261,6 @@ impl Config {
     }
 
     fn check(mut r: Reader) -> Result<Config, ConfigErrors> {
-        r.refuse_given("output.suppressed_topic", "not available yet, as output.suppressed = \"topic\"; expected none");
         let suppress = suppress::read(&mut r);
         let kafka = Kafka {
             bootstrap_servers: r.text("kafka.bootstrap_servers"),
@@ -284,19 +283,20 @@ impl Config {
         r.refuse(asked_to_create && create && !can_create, "output.create_topics", || {
             "given true, but Event Hubs creates no topics over Kafka; expected false: create the event hubs in Azure".into()
         });
-        let suppressed = r.choice("output.suppressed");
+        let (suppressed, suppressed_topic) = (r.choice("output.suppressed"), r.text("output.suppressed_topic"));
         let output = Output {
             findings_topic: r.text("output.findings_topic"),
             dead_letter_topic: r.text("output.dead_letter_topic"),
             grouped_topic: r.text("output.grouped_topic"),
             create_topics: create && can_create,
-            suppressed: if suppressed == "drop" { Fate::Drop } else { Fate::Mark },
+            suppressed: match suppressed {
+                "drop" => Fate::Drop,
+                "topic" => Fate::Topic(suppressed_topic),
+                _ => Fate::Mark,
+            },
             update_interval: r.span("output.update_interval"),
             settle_delay: r.span("output.settle_delay"),
         };
-        r.refuse(suppressed == "topic", "output.suppressed", || {
-            "given \"topic\", which is not available yet; expected \"mark\" or \"drop\"".into()
-        });
         let format = r.choice("output.format");
         r.refuse(format != "firstseen", "output.format", || {
             format!("given \"{format}\", which is not available yet; expected \"firstseen\"")
@@ -341,23 +341,24 @@ impl Config {
             r.topic("input.topics", topic);
             r.refuse(!seen.insert(topic), "input.topics", || format!("given {topic:?} twice, expected each topic once"));
         }
-        for (key, topic) in [
+        let mut outputs = vec![
             ("output.findings_topic", &self.output.findings_topic),
             ("output.dead_letter_topic", &self.output.dead_letter_topic),
             ("output.grouped_topic", &self.output.grouped_topic),
-        ] {
+        ];
+        if let Fate::Topic(topic) = &self.output.suppressed {
+            outputs.push(("output.suppressed_topic", topic));
+        }
+        for (n, (key, topic)) in outputs.iter().enumerate() {
+            let taken = outputs.iter().take(n).find(|(_, other)| other == topic);
+            r.refuse(taken.is_some(), key, || {
+                format!("given the same topic as {}, expected a topic of its own", taken.map_or("", |(other, _)| other))
+            });
             r.topic(key, topic);
             r.refuse(self.input.topics.contains(topic), key, || {
                 format!("given {topic:?}, which is one of input.topics; expected a topic of its own")
             });
         }
-        r.refuse(self.output.findings_topic == self.output.dead_letter_topic, "output.dead_letter_topic", || {
-            "given the same topic as output.findings_topic, expected a topic of its own".into()
-        });
-        let others = [&self.output.findings_topic, &self.output.dead_letter_topic];
-        r.refuse(others.contains(&&self.output.grouped_topic), "output.grouped_topic", || {
-            format!("given {:?}, which is another output topic; expected a topic of its own", self.output.grouped_topic)
-        });
         r.refuse(self.state.snapshot_interval < Span::seconds(1), "state.snapshot_interval", || {
             format!("given \"{}\", expected at least \"1s\"", self.state.snapshot_interval)
         });
@@ -390,7 +391,7 @@ impl Config {
     /// The suppression rules, and what becomes of what they match.
     #[must_use]
     pub fn suppression(&self) -> Suppression {
-        Suppression { rules: self.suppress.rules.clone(), fate: self.output.suppressed }
+        Suppression { rules: self.suppress.rules.clone(), fate: self.output.suppressed.clone() }
     }
 
     /// The topic for records of devices, if they are written.

@@ -15,9 +15,9 @@ mod tests;
 pub mod watch;
 
 use crate::detector::Settings;
-use crate::finding::Change;
 use crate::finding::json::to_json;
 use crate::finding::severity::Privileged;
+use crate::finding::{Change, ChangeKind};
 use crate::time::Ticks;
 use address::Networks;
 use domain::Domains;
@@ -168,13 +168,15 @@ impl Rules {
 }
 
 /// What becomes of a suppressed change.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Fate {
     /// It is written with `suppressed_by`.
     #[default]
     Mark,
     /// It is not written, unless it ends a finding.
     Drop,
+    /// It is written to this topic instead; one that ends a finding, to both.
+    Topic(String),
 }
 
 /// The rules, and what becomes of what they match.
@@ -187,11 +189,26 @@ pub struct Suppression {
 }
 
 impl Suppression {
-    /// Whether a change that is marked already is written. One that ends a finding always is: whoever saw the finding open, before the
-    /// rule was there or before it matched, must see it end.
+    /// Whether a change that is marked already is written to the findings topic. One that ends a finding always is: whoever saw the
+    /// finding open, before the rule was there or before it matched, must see it end.
     #[must_use]
     pub fn lets_out(&self, change: &Change) -> bool {
-        let ends = !matches!(change.kind, crate::finding::ChangeKind::Opened | crate::finding::ChangeKind::Updated);
-        self.fate == Fate::Mark || change.suppressed_by.is_none() || ends
+        self.fate == Fate::Mark || change.suppressed_by.is_none() || ends(change)
     }
+
+    /// The topic of suppressed changes, if there is one and the change belongs there. One that ends a finding does, for the same reason.
+    #[must_use]
+    pub fn elsewhere(&self, change: &Change) -> Option<&str> {
+        self.topic().filter(|_| change.suppressed_by.is_some() || ends(change))
+    }
+
+    /// The topic of suppressed changes, if there is one.
+    #[must_use]
+    pub fn topic(&self) -> Option<&str> {
+        if let Fate::Topic(topic) = &self.fate { Some(topic) } else { None }
+    }
+}
+
+fn ends(change: &Change) -> bool {
+    !matches!(change.kind, ChangeKind::Opened | ChangeKind::Updated)
 }

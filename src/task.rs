@@ -67,8 +67,10 @@ pub type DeadLetterKey = (String, i32, i64, Option<u32>);
 /// What the output topics hold already, from the snapshot's positions on. [`Published::note`] adds a change.
 #[derive(Clone, Debug, Default)]
 pub struct Published {
-    /// Changes of findings.
+    /// Changes of findings, on the findings topic.
     pub changes: HashSet<(FindingId, u32)>,
+    /// Those on the topic of suppressed changes.
+    pub suppressed: HashSet<(FindingId, u32)>,
     /// Dead letters.
     pub dead_letters: HashSet<DeadLetterKey>,
     /// The last change of each finding.
@@ -131,6 +133,31 @@ pub struct Task {
     pub replayed: u64,
 }
 
+/// What is to be written of a change where it belongs and does not stand yet: the findings topic, the topic of suppressed changes, or both.
+fn publications_of(format: &Format, published: &Published, change: &Change, appended: Option<Ticks>) -> Vec<(Name, Publication)> {
+    let (id, revision) = (change.id, change.revision);
+    let mut publications = Vec::new();
+    if format.suppression.lets_out(change) && !published.changes.contains(&(id, revision)) {
+        publications.push((Name::Change(id, revision), publication(format, change, appended)));
+    }
+    if let Some(topic) = format.suppression.elsewhere(change).filter(|_| !published.suppressed.contains(&(id, revision))) {
+        publications.push((Name::Suppressed(id, revision), in_topic_of_suppressed(publication(format, change, appended), topic)));
+    }
+    publications
+}
+
+/// The same message for the topic of suppressed changes; its header tells a start that reads it back.
+fn in_topic_of_suppressed(mut publication: Publication, topic: &str) -> Publication {
+    topic.clone_into(&mut publication.outgoing.topic);
+    publication.outgoing.headers.push((STREAM.to_owned(), SUPPRESSED.as_bytes().to_vec()));
+    publication
+}
+
+/// The header of what stands in the topic of suppressed changes, and its value.
+pub const STREAM: &str = "finding-stream";
+/// See [`STREAM`].
+pub const SUPPRESSED: &str = "suppressed";
+
 fn publication(format: &Format, change: &Change, appended: Option<Ticks>) -> Publication {
     let headers = headers(change).into_iter().map(|(name, value)| (name.to_owned(), value.into_bytes())).collect();
     let payload = to_json(change, &format.settings, &format.privileged).into_bytes();
@@ -155,13 +182,13 @@ impl Output for Sorter<'_> {
         self.format.mark(&mut change);
         if let Some(lossy) = &mut self.lossy {
             lossy.hold(&change);
-        } else if !self.published.changes.contains(&(change.id, change.revision)) && self.format.suppression.lets_out(&change) {
-            let publication = publication(self.format, &change, self.appended);
-            if self.replaying {
+        } else {
+            let publications = publications_of(self.format, self.published, &change, self.appended);
+            if let Some((_, publication)) = publications.first().filter(|_| self.replaying) {
                 let open = matches!(change.kind, ChangeKind::Opened | ChangeKind::Updated);
                 self.published.note(change.id, change.revision, open, change.at, &publication.outgoing.payload);
             }
-            self.publish(Name::Change(change.id, change.revision), publication);
+            publications.into_iter().for_each(|(name, publication)| self.publish(name, publication));
         }
         self.out.changes.push(*change);
     }
@@ -264,7 +291,7 @@ impl Task {
     /// How many messages that stand in the output topics already are known, while the journal is replayed.
     #[must_use]
     pub fn already_published(&self) -> usize {
-        self.published.changes.len() + self.published.dead_letters.len()
+        self.published.changes.len() + self.published.suppressed.len() + self.published.dead_letters.len()
     }
 
     /// Where each partition goes on.

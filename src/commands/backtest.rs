@@ -137,7 +137,7 @@ impl Output for Writer {
             ChangeKind::Updated => {}
             ChangeKind::Retracted | ChangeKind::Closed => self.open -= 1,
         }
-        if self.changes.is_some() && self.suppression.lets_out(&change) {
+        if self.changes.is_some() && (self.suppression.topic().is_some() || self.suppression.lets_out(&change)) {
             let text = to_json(&change, &self.settings, &self.privileged);
             Self::line(&mut self.changes, &text, &mut self.failed);
         }

@@ -28,9 +28,11 @@ pub(super) fn check(args: &cli::Check) -> anyhow::Result<ExitCode> {
         let partitions = admin.partitions(topic)?.ok_or_else(|| SourceError::MissingTopic { topic: topic.clone() })?;
         println!("input topic {topic}: {} partitions", partitions.len());
     }
+    let suppression = config.suppression();
     let outputs = [
         ("output.findings_topic", Some(config.output.findings_topic.as_str())),
         ("output.dead_letter_topic", Some(config.output.dead_letter_topic.as_str())),
+        ("output.suppressed_topic", suppression.topic()),
         ("output.grouped_topic", config.grouped_topic()),
     ];
     for (key, topic) in outputs.into_iter().filter_map(|(key, topic)| Some((key, topic?))) {

@@ -97,7 +97,13 @@ pub(super) const KEYS: &[Key] = &[
         "output.suppressed",
         Kind::Choice(&["mark", "drop", "topic"]),
         r#""mark""#,
-        "What becomes of a change that a suppression rule matches: written with `suppressed_by`, or not written unless it ends a finding. `topic` is not available yet.",
+        "What becomes of a change that a suppression rule matches: written with `suppressed_by`; not written unless it ends a finding; or written to `output.suppressed_topic` instead.",
+    ),
+    key(
+        "output.suppressed_topic",
+        Kind::Text,
+        r#""firstseen.suppressed""#,
+        "Topic for suppressed changes, with `output.suppressed = \"topic\"`.",
     ),
     key(
         "output.update_interval",

@@ -107,12 +107,6 @@ impl Reader {
         }
     }
 
-    /// Takes a part of the interface that this version does not have, so that it is refused with this message and not as unknown.
-    pub(super) fn refuse_given(&mut self, path: &str, message: &str) {
-        let wrong = self.given.remove(path).is_some();
-        self.refuse(wrong, path, || message.to_owned());
-    }
-
     /// Whether a mistake was noted for a key already; a second one about the same would only confuse.
     pub(super) fn has_mistake(&self, key: &str) -> bool {
         self.mistakes.iter().any(|m| m.key == key)

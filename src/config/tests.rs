@@ -66,7 +66,8 @@ fn every_key_reaches_its_place() {
         dead_letter_topic = "d"
         grouped_topic = "g"
         create_topics = false
-        suppressed = "drop"
+        suppressed = "topic"
+        suppressed_topic = "s"
         update_interval = "0s"
         settle_delay = "1m"
         [state]
@@ -113,7 +114,7 @@ fn every_key_reaches_its_place() {
         dead_letter_topic: "d".into(),
         grouped_topic: "g".into(),
         create_topics: false,
-        suppressed: Fate::Drop,
+        suppressed: Fate::Topic("s".into()),
         update_interval: Span::ZERO,
         settle_delay: Span::minutes(1),
     };
@@ -286,7 +287,7 @@ fn every_wrong_value_is_refused_with_what_was_expected() {
         ),
         (
             "[output]\ngrouped_topic = \"firstseen.findings\"",
-            "output.grouped_topic: given \"firstseen.findings\", which is another output topic; expected a topic of its own",
+            "output.grouped_topic: given the same topic as output.findings_topic, expected a topic of its own",
         ),
         (
             "[detection]\nwarm_up = \"-1d\"",
@@ -302,13 +303,14 @@ fn every_wrong_value_is_refused_with_what_was_expected() {
         ),
         ("suppress = 7", "suppress: expected [[suppress]] tables"),
         (
-            "[output]\nsuppressed = \"topic\"",
-            "output.suppressed: given \"topic\", which is not available yet; expected \"mark\" or \"drop\"",
+            "[output]\nsuppressed = \"topic\"\nsuppressed_topic = \"firstseen.findings\"",
+            "output.suppressed_topic: given the same topic as output.findings_topic, expected a topic of its own",
         ),
         (
-            "[output]\nsuppressed_topic = \"x\"",
-            "output.suppressed_topic: not available yet, as output.suppressed = \"topic\"; expected none",
+            "[output]\nsuppressed = \"topic\"\nsuppressed_topic = \"a b\"",
+            "output.suppressed_topic: given \"a b\", expected a topic's name: at most 249 of a-z, A-Z, 0-9, '.', '_' and '-'",
         ),
+        ("[output]\nsuppressed = \"hide\"", "output.suppressed: given \"hide\", expected \"mark\" or \"drop\" or \"topic\""),
         ("[detection]\nsuppress_file = 1", "detection.suppress_file: given 1 (a whole number), expected text in quotes, not empty"),
         (
             "[detection]\nsuppress_file = \"/no/such/file\"",

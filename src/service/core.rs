@@ -105,6 +105,7 @@ impl Core {
             None => Ok(()),
             Some(Wait::Snapshot(counts)) => self.until_it_counts(counts),
             Some(Wait::Settled(event)) => {
+                self.shared.health.hold_up("what must be written now rests on what a killed process got written: waiting until output.settle_delay is over and the output topics are read again");
                 while self.course.settles().is_some() {
                     if self.is_over()? {
                         return Ok(());
@@ -112,6 +113,7 @@ impl Core {
                     std::thread::park_timeout(TICK);
                     self.course.settle(host_clock::monotonic())?;
                 }
+                self.shared.health.go_on();
                 self.event(event)
             }
         }
@@ -246,7 +248,7 @@ impl Core {
         if !acknowledged {
             tracing::warn!("not everything was acknowledged in time; the next start publishes what is missing, once");
         }
-        let held = self.course.task().held();
+        let held = self.course.task().held().1;
         let Core { course, source, failed, snapshot_thread, .. } = self;
         source.stop();
         drop(course);
@@ -254,7 +256,6 @@ impl Core {
             let _ = failed.recv_timeout(Duration::from_secs(1));
             let _ = snapshot_thread.join();
         }
-        let held = held.1;
         if held > 0 {
             tracing::warn!(
                 held,

@@ -12,7 +12,7 @@ use crate::planted::{self, Bug};
 use crate::state::Recovered;
 use crate::state::journal::Entry;
 use crate::state::snapshot::Positions;
-use crate::task::{DeadLetterKey, Format, Published, Task};
+use crate::task::{DeadLetterKey, Format, Published, STREAM, SUPPRESSED, Task};
 use crate::time::Ticks;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -73,11 +73,13 @@ pub fn restore(recovered: Recovered, format: Format, outputs: &mut dyn Outputs) 
     let is_new = input.is_none();
     // Each start begins a segment of its own: with only the snapshot's, and that empty, nothing happened since the snapshot.
     let after_a_crash = !entries.is_empty() || snapshot.is_some_and(|n| next_segment > n + 1);
-    let topics = [format.findings_topic.clone(), format.dead_letter_topic.clone()];
+    let mut topics = vec![format.findings_topic.clone(), format.dead_letter_topic.clone()];
+    topics.extend(format.suppression.topic().map(str::to_owned));
+    let dead_letters = format.dead_letter_topic.clone();
     let (published, ends) = if handed_over.is_some() {
         // Whatever stands there, from whichever state, is compared with this one.
-        let (published, mut ends) = read_since(outputs, topics.iter().take(1), &Positions::new())?;
-        ends.extend(all_ends(outputs, topics.iter().skip(1))?);
+        let (published, mut ends) = read_since(outputs, topics.iter().filter(|topic| **topic != dead_letters), &Positions::new())?;
+        ends.extend(all_ends(outputs, [&dead_letters])?);
         let said = published.last.values().map(|last| last.at).max();
         let clock = detector.clocks().map(|(_, clock)| clock).max();
         if let Some((said, clock)) = said.zip(clock).filter(|(said, clock)| said > clock) {
@@ -150,7 +152,11 @@ fn note(published: &mut Published, record: &Record<'_>) {
     let text = |name: &str| record.header(name).and_then(|v| std::str::from_utf8(v).ok());
     if let (Some(id), Some(revision)) = (finding_id(record.key), text("revision").and_then(|r| r.parse().ok())) {
         let open = matches!(text("change"), Some("opened" | "updated"));
-        published.note(id, revision, open, at(record.payload), record.payload);
+        if text(STREAM) == Some(SUPPRESSED) {
+            published.note_suppressed(id, revision, open, at(record.payload), record.payload);
+        } else {
+            published.note(id, revision, open, at(record.payload), record.payload);
+        }
     }
     let source = || -> Option<DeadLetterKey> {
         let index = match text("source-record") {

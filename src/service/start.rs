@@ -58,6 +58,9 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
         privileged: Privileged::new(&config.detection.privileged_servers).unwrap_or_else(|_| Privileged::none()),
         suppression: config.suppression(),
     };
+    if let Some(topic) = config.suppression().topic() {
+        ensure_topics(config, &kafka, &[topic])?;
+    }
     if let Some(topic) = config.grouped_topic() {
         ensure_grouped_topic(config, &kafka, topic)?;
     }

@@ -2,7 +2,6 @@
 
 use super::read::example;
 use super::*;
-use crate::finding::ChangeKind;
 use crate::finding::json::tests::example as finding;
 use crate::time::Span;
 
@@ -175,6 +174,14 @@ fn what_ends_a_finding_is_always_written() {
     {
         assert_eq!(drop.lets_out(&change(kind, Some("r"))), out, "{kind:?}");
         assert!(drop.lets_out(&change(kind, None)) && Suppression::default().lets_out(&change(kind, Some("r"))));
+        let topic = Suppression { fate: Fate::Topic("t".into()), ..drop.clone() };
+        assert_eq!((topic.lets_out(&change(kind, Some("r"))), topic.elsewhere(&change(kind, Some("r")))), (out, Some("t")), "{kind:?}");
+        assert_eq!(
+            (topic.lets_out(&change(kind, None)), topic.elsewhere(&change(kind, None))),
+            (true, Some("t").filter(|_| out)),
+            "{kind:?}"
+        );
+        assert_eq!(drop.elsewhere(&change(kind, Some("r"))), None);
     }
 }
 

@@ -14,6 +14,8 @@ use std::collections::HashSet;
 #[derive(Clone, Debug)]
 pub(super) enum Name {
     Change(FindingId, u32),
+    /// In the topic of suppressed changes.
+    Suppressed(FindingId, u32),
     DeadLetter(DeadLetterKey),
 }
 
@@ -29,13 +31,15 @@ impl Held {
     /// Takes the message if it has to wait; gives it back otherwise.
     pub(super) fn take(&mut self, name: Name, publication: Publication, replaying: bool) -> Option<Publication> {
         let waits = match &name {
-            Name::Change(id, _) => replaying || (self.findings.contains(id) && !planted::is(Bug::HeldChangesOvertaken)),
+            Name::Change(id, _) | Name::Suppressed(id, _) => {
+                replaying || (self.findings.contains(id) && !planted::is(Bug::HeldChangesOvertaken))
+            }
             Name::DeadLetter(_) => replaying,
         };
         if !waits || planted::is(Bug::DoubtfulNotHeld) {
             return Some(publication);
         }
-        if let Name::Change(id, _) = name {
+        if let Name::Change(id, _) | Name::Suppressed(id, _) = name {
             self.findings.insert(id);
         }
         self.bytes += publication.outgoing.bytes();
@@ -68,6 +72,7 @@ impl Task {
     pub fn settled(&mut self, more: Published, out: &mut Turnout) {
         let stands_there = |name: &Name| match name {
             Name::Change(id, revision) => more.changes.contains(&(*id, *revision)),
+            Name::Suppressed(id, revision) => more.suppressed.contains(&(*id, *revision)),
             Name::DeadLetter(key) => more.dead_letters.contains(key) && !planted::is(Bug::DeadLettersForgotten),
         };
         let held = self.held.take().unwrap_or_default();

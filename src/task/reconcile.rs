@@ -5,7 +5,7 @@
 //! closed there. Nothing stays open for ever, and no change contradicts the one before it. Until a snapshot holds the outcome nothing
 //! more may be consumed: a second replay would not repeat it.
 
-use super::{Publication, Published, Sorter, Task, Turnout, publication};
+use super::{Publication, Published, Sorter, Task, Turnout, in_topic_of_suppressed, publications_of};
 use crate::detector::{Detector, FindingRow};
 use crate::finding::{Change, ChangeKind, FindingId};
 use crate::kafka::sink::Outgoing;
@@ -46,9 +46,20 @@ impl Lossy {
 }
 
 impl Published {
-    /// A change stands in the topic.
+    /// A change stands in the findings topic.
     pub fn note(&mut self, id: FindingId, revision: u32, open: bool, at: Ticks, value: &[u8]) {
         self.changes.insert((id, revision));
+        self.note_last(id, revision, open, at, value);
+    }
+
+    /// A change stands in the topic of suppressed changes.
+    pub fn note_suppressed(&mut self, id: FindingId, revision: u32, open: bool, at: Ticks, value: &[u8]) {
+        self.suppressed.insert((id, revision));
+        self.note_last(id, revision, open, at, value);
+    }
+
+    /// Revisions count over both topics.
+    fn note_last(&mut self, id: FindingId, revision: u32, open: bool, at: Ticks, value: &[u8]) {
         if self.last.get(&id).is_none_or(|last| last.revision <= revision) {
             self.last.insert(id, Last { revision, open, at, value: if open { value.to_vec() } else { Vec::new() } });
         }
@@ -57,6 +68,7 @@ impl Published {
     /// `more` stands in the topics as well.
     pub(super) fn merge(&mut self, more: Published) {
         self.changes.extend(more.changes);
+        self.suppressed.extend(more.suppressed);
         self.dead_letters.extend(more.dead_letters);
         for (id, last) in more.last {
             if self.last.get(&id).is_none_or(|known| known.revision <= last.revision) {
@@ -124,7 +136,11 @@ impl Task {
                     row.and_then(|row| detector.revise(row.candidate, revision + 1, None));
                     let closed = held.map(|change| Change { revision: revision + 1, ..change });
                     if let (None, Some(last)) = (&closed, last.get(&id)) {
-                        out.publications.extend(self.retraction(id, last));
+                        let retraction = self.retraction(id, last);
+                        if let Some(topic) = self.format.suppression.topic() {
+                            out.publications.extend(retraction.clone().map(|retraction| in_topic_of_suppressed(retraction, topic)));
+                        }
+                        out.publications.extend(retraction);
                     }
                     closed
                 }
@@ -132,9 +148,8 @@ impl Task {
             };
             if let Some(mut change) = change {
                 self.format.mark(&mut change);
-                if self.format.suppression.lets_out(&change) {
-                    out.publications.push(publication(&self.format, &change, None));
-                }
+                let publications = publications_of(&self.format, &self.published, &change, None);
+                out.publications.extend(publications.into_iter().map(|(_, publication)| publication));
                 out.changes.push(change);
             }
         }

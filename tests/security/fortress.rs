@@ -69,8 +69,7 @@ listener.name.{listener}.oauthbearer.sasl.jaas.config={module}.oauthbearer.OAuth
             listeners: vec![("SASL", "SASL_SSL"), ("MTLS", "SSL"), ("EXPIRED", "SASL_SSL"), ("ELSEWHERE", "SASL_SSL")],
             properties,
             format: vec!["--add-scram".to_owned(), format!("SCRAM-SHA-512=[name=scram,password={PASSWORD}]")],
-            java: Vec::new(),
-            joins: None,
+            ..Extras::default()
         });
         Fortress { broker, files, token_endpoint: token_endpoint(), _dir: dir }
     }
