@@ -232,11 +232,11 @@ fn a_header_or_a_line_without_end_takes_no_more_than_its_limit() {
     // gzip: a name, a comment, an extra field that never ends.
     for head in [&b"\x1f\x8b\x08\x08\0\0\0\0\0\0"[..], b"\x1f\x8b\x08\x10\0\0\0\0\0\0"] {
         let errors = read(head, b'x');
-        assert!(matches!(&errors[..], [error] if error.contains("from line 1 on")), "{errors:?}");
+        assert!(matches!(&errors[..], [error] if error.contains("cannot open -") && error.contains("gzip header")), "{errors:?}");
     }
     // Zstandard: frames to be skipped, of 4 GiB each and of none.
     let errors = read(b"\x50\x2a\x4d\x18\xff\xff\xff\xff", 0);
-    assert!(matches!(&errors[..], [error] if error.contains("from line 1 on")), "{errors:?}");
+    assert!(matches!(&errors[..], [error] if error.contains("cannot open -")), "{errors:?}");
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn a_window_of_more_than_eight_mebibytes_is_refused_with_what_to_do() {
     for log in [24, 27, 31] {
         let refused = names(open(&[put(dir.path(), "a.zst", packed(log))]));
         assert!(
-            matches!(&refused[..], [error] if error.contains("a.zst can't be read from line 1 on") && error.contains("zstd -dc --long=31")),
+            matches!(&refused[..], [error] if error.contains("a.zst is not read") && error.contains("zstd -dc --long=31")),
             "{refused:?}"
         );
     }
