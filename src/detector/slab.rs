@@ -4,8 +4,8 @@
 //! after that instant, or by [`Slab::copy_some`], whichever comes first; rows born later are left out. All changes go through
 //! [`Slab::get_mut`], [`Slab::insert`] and [`Slab::remove`], so no caller can forget. What a row's bytes are is the row's business.
 //!
-//! Rows live in chunks, so growing never moves them: no stall and no slack at millions of rows. New rows go to the lowest free
-//! id, and a chunk whose rows are all gone gives its memory back: after the first days, when everything is new, the table of
+//! Rows live in chunks, so growing never moves them: no stall and no slack at millions of rows. New rows go to the first
+//! chunk with room, and a chunk whose rows are all gone gives its memory back: after the first days, when everything is new, the table of
 //! candidates shrinks to what a normal day needs.
 
 use super::wire::{Get, Put, WireError};

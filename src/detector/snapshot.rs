@@ -187,7 +187,9 @@ impl Detector {
     /// # Errors
     /// When rows name rows that are not there: the snapshot is damaged in a way that checksums did not show.
     pub fn finish_restore(&mut self) -> Result<(), RestoreError> {
-        self.strings.reindex();
+        if !self.strings.reindex() {
+            return Err(RestoreError::Inconsistent("the first text is not the empty one"));
+        }
         self.vendors.reindex();
         self.devices.reindex();
         self.candidates.finish_load();

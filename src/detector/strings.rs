@@ -95,12 +95,15 @@ impl Strings {
     }
 
     /// After a load: indexes the rows, with no references yet. Holders then [`Strings::retain`]; every row of a snapshot has one.
-    pub(crate) fn reindex(&mut self) {
+    /// False when the rows are none that a table ever wrote: the first text ever interned is the empty one.
+    #[must_use]
+    pub(crate) fn reindex(&mut self) -> bool {
         self.rows.finish_load();
-        if self.rows.get(EMPTY).is_none_or(|s| !s.is_empty()) {
-            // Only an empty table lacks it: the first row ever interned is the empty string.
-            let id = self.rows.insert("".into());
-            debug_assert_eq!(id, EMPTY);
+        if self.rows.len() == 0 {
+            self.rows = Slab::default();
+            self.rows.insert("".into());
+        } else if self.rows.get(EMPTY).is_none_or(|text| !text.is_empty()) {
+            return false;
         }
         self.references = vec![0; self.rows.id_end() as usize];
         self.index.clear();
@@ -108,6 +111,7 @@ impl Strings {
             let hash = self.index.hash(text.as_bytes());
             self.index.insert(hash, id);
         }
+        true
     }
 
     /// Whether `id` names a row; loaded rows are checked with it before they are believed.
