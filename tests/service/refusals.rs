@@ -79,11 +79,17 @@ fn a_state_directory_of_another_version_and_an_unreadable_one_are_refused() {
     let newest = snapshots.last().unwrap();
     let good = fs::read(newest).unwrap();
 
-    let mut other = good.clone();
-    other[8] = 9;
-    fs::write(newest, &other).unwrap();
+    // Another program writes its version into both; in one of them alone it is damage.
+    let segment = rig.state().join(newest.file_name().unwrap().to_str().unwrap().replace("snapshot-", "journal-"));
+    let good_segment = fs::read(&segment).unwrap();
+    for path in [newest, &segment] {
+        let mut other = fs::read(path).unwrap();
+        other[8] = 9;
+        fs::write(path, &other).unwrap();
+    }
     one_line(&refused(&rig, 1), &["format version 9", "newer program", "new state.dir"]);
 
+    fs::write(&segment, &good_segment).unwrap();
     for path in &snapshots {
         fs::write(path, b"1stSNAP\n").unwrap();
     }
