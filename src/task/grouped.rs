@@ -35,6 +35,25 @@ impl Task {
         }
     }
 
+    /// Notes the device that a change's value tells of: the state may not know it.
+    pub(super) fn touch(&mut self, value: &[u8]) {
+        #[derive(serde::Deserialize)]
+        struct Value {
+            #[serde(default)]
+            tenant_id: String,
+            #[serde(default)]
+            device: Device,
+        }
+        #[derive(Default, serde::Deserialize)]
+        struct Device {
+            #[serde(default)]
+            name: String,
+        }
+        if let (Some(grouped), Ok(value)) = (&mut self.grouped, serde_json::from_slice::<Value>(value)) {
+            grouped.touched.insert((value.tenant_id, value.device.name));
+        }
+    }
+
     /// The replay is over: every device with an open finding gets its record, and those that the replay touched.
     pub(super) fn group_all(&mut self, out: &mut Turnout) {
         if let Some(grouped) = &mut self.grouped {

@@ -4,7 +4,7 @@
 //! there, it is opened there; open there and not here, it is retracted there; open in both, an update says what differs, if anything. Which
 //! differs is told by comparing bytes, so a start that was killed on the way finds what it published, and goes on behind it.
 
-use super::{Task, Turnout, publication};
+use super::{Task, Turnout, publication, publications_of};
 use crate::detector::FindingRow;
 use crate::finding::{Change, ChangeKind, FindingId};
 use std::collections::{BTreeSet, HashMap};
@@ -28,7 +28,7 @@ impl Task {
             let (revision, open) = read.map_or((0, false), |last| (last.revision, last.open));
             let Some(row) = row else {
                 if let Some(last) = read.filter(|last| last.open) {
-                    out.publications.extend(self.retraction(id, last));
+                    self.retract(id, last, out);
                 }
                 continue;
             };
@@ -49,7 +49,7 @@ impl Task {
                 (true, false) => {
                     self.feed.detector.revise(row.candidate, revision + 1, None);
                     if let Some(last) = read {
-                        out.publications.extend(self.retraction(id, last));
+                        self.retract(id, last, out);
                     }
                 }
             }
@@ -58,9 +58,8 @@ impl Task {
 
     fn say(&mut self, candidate: u32, revision: u32, kind: ChangeKind, out: &mut Turnout) {
         if let Some(change) = self.revised(candidate, revision, kind) {
-            if self.format.suppression.lets_out(&change) {
-                out.publications.push(publication(&self.format, &change, None));
-            }
+            let publications = publications_of(&self.format, &self.published, &change, None);
+            out.publications.extend(publications.into_iter().map(|(_, publication)| publication));
             out.changes.push(change);
         }
     }
@@ -134,10 +133,10 @@ mod tests {
         all
     }
 
-    /// The topic after these publications, the first `n` of them.
-    fn topic(out: &Turnout, n: usize) -> Published {
+    /// What these publications of an outcome leave in the topic.
+    fn topic(out: &Turnout, which: std::ops::Range<usize>) -> Published {
         let mut published = Published::default();
-        for publication in &out.publications[..n] {
+        for publication in &out.publications[which] {
             let value: serde_json::Value = serde_json::from_slice(&publication.outgoing.payload).unwrap();
             let change = out.changes.iter().find(|change| change.id.to_string() == value["finding_id"].as_str().unwrap()).unwrap();
             let open = value["change"] == "opened" || value["change"] == "updated";
@@ -159,7 +158,7 @@ mod tests {
         let opened = |n: &str| ("opened".to_owned(), n.to_owned());
         assert_eq!(said(&first), [opened("1"), opened("1")]);
         for n in 0..=2 {
-            let again = hand_over(history(), topic(&first, n));
+            let again = hand_over(history(), topic(&first, 0..n));
             assert_eq!(said(&again).len(), 2 - n, "{n} of 2 were published");
         }
     }
@@ -167,7 +166,7 @@ mod tests {
     #[test]
     fn what_an_earlier_state_said_is_closed_continued_or_brought_up_to_date() {
         let earlier = hand_over(state(&["192.0.2.1", "192.0.2.2", "192.0.2.4"], &[]), Published::default());
-        let mut published = topic(&earlier, 3);
+        let mut published = topic(&earlier, 0..3);
         // Of one the topic has other values.
         let of = |ip: &str| earlier.changes.iter().find(|change| change.remote_ip == ip).unwrap().id;
         let last = published.last.get_mut(&of("192.0.2.2")).unwrap();
@@ -175,5 +174,44 @@ mod tests {
         let out = hand_over(state(&["192.0.2.1", "192.0.2.2", "192.0.2.3"], &[]), published);
         let expected = [("opened", "1"), ("retracted", "2"), ("updated", "2")].map(|(a, b)| (a.to_owned(), b.to_owned()));
         assert_eq!(said(&out), expected);
+    }
+
+    #[test]
+    fn what_a_killed_start_got_written_late_stands_in_the_topic_too() {
+        let history = || state(&["192.0.2.1", "192.0.2.2", "192.0.2.3"], &[]);
+        let first = hand_over(history(), Published::default());
+        for (shown, arrived) in [(0, 0), (0, 1), (0, 3), (1, 2), (1, 3)] {
+            let mut second = task(history(), topic(&first, 0..shown));
+            second.hold();
+            assert!(second.must_store(), "the comparison waits until the topics have settled");
+            let mut out = Turnout::default();
+            second.settled(topic(&first, shown..arrived), &mut out);
+            assert!(out.publications.is_empty() && second.replay_done(&mut out) && !second.is_holding());
+            assert_eq!(out.publications, first.publications[arrived..], "{shown} shown at once, {arrived} in the end");
+        }
+    }
+
+    #[test]
+    fn a_device_whose_findings_are_retracted_gets_its_record() {
+        let earlier = hand_over(state(&["192.0.2.1"], &[]), Published::default());
+        let mut out = Turnout::default();
+        let task = task(state(&[], &[]), topic(&earlier, 0..1));
+        task.with_grouped_topic(Some("devices".to_owned())).replay_done(&mut out);
+        let written: Vec<_> = out.publications.iter().map(|p| (p.outgoing.topic.as_str(), p.outgoing.key.as_slice())).collect();
+        assert_eq!(written, [("findings", earlier.publications[0].outgoing.key.as_slice()), ("devices", b"t/srv")]);
+        assert!(String::from_utf8_lossy(&out.publications[1].outgoing.payload).contains(r#""details":[]"#));
+    }
+
+    #[test]
+    fn suppressed_findings_of_history_go_to_their_topic() {
+        let mut task = task(state(&["192.0.2.1", "192.0.2.2"], &[]), Published::default());
+        task.format.suppression.fate = crate::suppress::Fate::Topic("suppressed".to_owned());
+        let rule = "[[suppress]]\nname = \"it\"\nreason = \"r\"\nowner = \"o\"\ncidr = \"192.0.2.2/32\"";
+        task.set_rules(crate::suppress::Rules::default().and_file(rule).unwrap());
+        let mut out = Turnout::default();
+        task.replay_done(&mut out);
+        let mut topics: Vec<_> = out.publications.iter().map(|p| p.outgoing.topic.as_str()).collect();
+        topics.sort_unstable();
+        assert_eq!(topics, ["findings", "suppressed"]);
     }
 }

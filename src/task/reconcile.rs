@@ -136,11 +136,7 @@ impl Task {
                     row.and_then(|row| detector.revise(row.candidate, revision + 1, None));
                     let closed = held.map(|change| Change { revision: revision + 1, ..change });
                     if let (None, Some(last)) = (&closed, last.get(&id)) {
-                        let retraction = self.retraction(id, last);
-                        if let Some(topic) = self.format.suppression.topic() {
-                            out.publications.extend(retraction.clone().map(|retraction| in_topic_of_suppressed(retraction, topic)));
-                        }
-                        out.publications.extend(retraction);
+                        self.retract(id, last, out);
                     }
                     closed
                 }
@@ -155,8 +151,18 @@ impl Task {
         }
     }
 
+    /// Ends a finding that the state doesn't know, in each topic; its device's record is written as well.
+    pub(super) fn retract(&mut self, id: FindingId, last: &Last, out: &mut Turnout) {
+        let retraction = self.retraction(id, last);
+        if let Some(topic) = self.format.suppression.topic() {
+            out.publications.extend(retraction.clone().map(|retraction| in_topic_of_suppressed(retraction, topic)));
+        }
+        out.publications.extend(retraction);
+        self.touch(&last.value);
+    }
+
     /// What ends a finding that the state doesn't know: its last change, retracted.
-    pub(super) fn retraction(&self, id: FindingId, last: &Last) -> Option<Publication> {
+    fn retraction(&self, id: FindingId, last: &Last) -> Option<Publication> {
         let text = std::str::from_utf8(&last.value).ok()?;
         let value: serde_json::Value = serde_json::from_str(text).ok()?;
         let written = Ticks::parse(value.get("at")?.as_str()?)?;
