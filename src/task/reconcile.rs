@@ -140,7 +140,7 @@ impl Task {
                     }
                     closed
                 }
-                (false, None) => row.and_then(|row| detector.revise(row.candidate, revision.max(row.revision), None)),
+                (false, None) => row.and_then(|row| detector.revise(row.candidate, revision, None)),
             };
             if let Some(mut change) = change {
                 self.format.mark(&mut change);
