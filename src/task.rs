@@ -199,13 +199,15 @@ impl Output for Sorter<'_> {
         if self.published.dead_letters.contains(&name) && !planted::is(Bug::DeadLettersForgotten) {
             return;
         }
-        let mut headers = vec![
+        // Room for all six at once: one message may hold tens of thousands of dead letters, and their steps wait in a queue.
+        let mut headers = Vec::with_capacity(6);
+        headers.extend([
             ("reason".to_owned(), letter.reason.as_str().as_bytes().to_vec()),
             ("error".to_owned(), letter.error.as_bytes().to_vec()),
             ("source-topic".to_owned(), topic.as_bytes().to_vec()),
             ("source-partition".to_owned(), partition.to_string().into_bytes()),
             ("source-offset".to_owned(), offset.to_string().into_bytes()),
-        ];
+        ]);
         if let Some(index) = letter.index {
             headers.push(("source-record".to_owned(), index.to_string().into_bytes()));
         }

@@ -21,6 +21,7 @@ use crate::suppress::Rules;
 use crate::task::{Origin, Task, Turnout};
 use crate::time::{Span, Ticks};
 use crossbeam_channel::{Receiver, Sender, bounded};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Decodes each message where the source has it: of its bytes only what the detector needs goes further.
@@ -91,6 +92,10 @@ pub enum Wait {
 /// Bytes that may be held back until the output topics have settled; with more, nothing is consumed till then.
 const HELD_BYTES: usize = 32 << 20;
 
+/// Keys, headers and payloads that may wait for the publisher before more is taken; a step with one message full of dead letters goes beyond
+/// it alone. In memory they take about five times as much.
+const WAITING_BYTES: usize = 8 << 20;
+
 /// A task under way.
 pub struct Course {
     task: Task,
@@ -99,6 +104,8 @@ pub struct Course {
     shared: Shared,
     timing: Timing,
     work: Sender<Work>,
+    /// Bytes of the latest pieces of work, as many as may be waiting.
+    sizes: VecDeque<usize>,
     pieces: Sender<Piece>,
     segment: u64,
     snapshot: Option<SnapshotUnderWay>,
@@ -133,6 +140,7 @@ impl Course {
             shared,
             timing,
             work,
+            sizes: VecDeque::new(),
             pieces,
             segment,
             snapshot: None,
@@ -195,10 +203,11 @@ impl Course {
         self.settling.as_ref().filter(|_| self.task.is_holding()).map(Settling::due)
     }
 
-    /// Whether as much is held back as may be: nothing more is to be given until the output topics have settled.
+    /// Whether as much waits as may, for the output topics to settle or for the publisher: nothing more is to be given until it is less.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.task.held().0 > HELD_BYTES
+        let waiting: usize = self.sizes.iter().rev().take(self.work.len()).sum();
+        self.task.held().0 > HELD_BYTES || waiting > WAITING_BYTES
     }
 
     /// Publishes what is held back, once the output topics have settled, and without what stands there by then.
@@ -269,6 +278,12 @@ impl Course {
     }
 
     fn send(&mut self, work: Work) -> Result<(), ServiceError> {
+        let gone = self.sizes.len().saturating_sub(self.work.len());
+        self.sizes.drain(..gone);
+        self.sizes.push_back(match &work {
+            Work::Step { publications, .. } => publications.iter().map(|publication| publication.outgoing.bytes()).sum(),
+            Work::Rotate { .. } | Work::Drain { .. } => 0,
+        });
         self.work.send(work).map_err(|_| ServiceError::Ended("publisher"))
     }
 

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 /// How long a broker may take to answer at the start.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Steps that may wait between task and publisher; one can hold 1 MiB of dead letters.
+/// Steps that may wait between task and publisher; large ones are bounded by bytes before that ([`Course::is_full`]).
 const STEPS: usize = 16;
 /// How long findings and dead letters are kept in topics that are created here.
 const RETENTION: Duration = Duration::from_secs(30 * 86_400);

@@ -100,9 +100,8 @@ fn rules_change_while_it_runs_and_a_wrong_file_changes_nothing() {
     ));
 }
 
-#[test]
-fn dropped_changes_are_those_of_backtest_through_a_kill() {
-    let rig = Rig::shared("dropped").set("output.suppressed", "drop").set("state.snapshot_interval", "1s");
+/// The whole fleet through a service that suppresses small findings to port 443, killed once on the way.
+fn through_a_kill(rig: Rig) -> Rig {
     let rules = rig.dir.path().join("rules.toml");
     fs::write(&rules, rule("https", "port = 443\ncel = \"finding.count < 5\"")).unwrap();
     let rig = rig.set("detection.suppress_file", &rules.display().to_string());
@@ -113,6 +112,13 @@ fn dropped_changes_are_those_of_backtest_through_a_kill() {
     let mut second = rig.start();
     second.reached(fleet().iter().map(|m| m.arrival).max().unwrap());
     second.drain();
+    rig
+}
+
+#[test]
+fn dropped_changes_are_those_of_backtest_through_a_kill() {
+    let rig = Rig::shared("dropped").set("output.suppressed", "drop").set("state.snapshot_interval", "1s");
+    let rig = through_a_kill(rig);
     let written: Vec<String> = rig.read(&rig.findings).into_iter().map(|w| String::from_utf8(w.payload).unwrap()).collect();
     let backtest: Vec<String> = rig.backtest(fleet(), &[]).lines().map(str::to_owned).collect();
     assert!(backtest.len() < expected().len(), "something is dropped");
@@ -136,16 +142,7 @@ fn suppressed_changes_have_a_topic_of_their_own_each_once_through_a_kill() {
         .set("output.suppressed", "topic")
         .set("output.suppressed_topic", &elsewhere)
         .set("state.snapshot_interval", "1s");
-    let rules = rig.dir.path().join("rules.toml");
-    fs::write(&rules, rule("https", "port = 443\ncel = \"finding.count < 5\"")).unwrap();
-    let rig = rig.set("detection.suppress_file", &rules.display().to_string());
-    rig.produce(broker(), fleet());
-    let mut first = rig.start();
-    first.wait_for("some findings", |p| p.metrics().filter(|m| m.sum("firstseen_messages_total") >= 200.0));
-    first.kill();
-    let mut second = rig.start();
-    second.reached(fleet().iter().map(|m| m.arrival).max().unwrap());
-    second.drain();
+    let rig = through_a_kill(rig);
     let on = |topic: &str| rig.read(topic).into_iter().map(|w| String::from_utf8(w.payload).unwrap()).collect::<Vec<_>>();
     let ends = |l: &&String| l.contains(r#""change":"closed""#) || l.contains(r#""change":"retracted""#);
     let backtest: Vec<String> = rig.backtest(fleet(), &[]).lines().map(str::to_owned).collect();
