@@ -13,7 +13,14 @@ flock 9
 if [ "$(cat "$azurite/complete" 2>/dev/null)" != "$version" ]; then
     rm -rf "$azurite"
     mkdir "$azurite"
-    npm install --silent --no-audit --no-fund --prefix "$azurite" "azurite@$version" >&2
+    # Node has certificates of its own: behind a proxy that signs anew, the system's are needed as well.
+    system=/etc/ssl/certs/ca-certificates.crt
+    [ -n "${NODE_EXTRA_CA_CERTS-}" ] || [ ! -r "$system" ] || export NODE_EXTRA_CA_CERTS="$system"
+    # A registry that can't be reached is said after a while, not waited for without end.
+    timeout 300 npm install --loglevel=error --no-audit --no-fund --no-progress --fetch-retries=1 --prefix "$azurite" "azurite@$version" >&2 || {
+        echo "azurite.sh: npm could not install azurite@$version: see above; a registry has to be in reach, and its certificate trusted (NODE_EXTRA_CA_CERTS)" >&2
+        exit 1
+    }
     echo "$version" >"$azurite/complete"
 fi
 program=$azurite/node_modules/azurite/dist/src/blob/main.js
