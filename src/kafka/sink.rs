@@ -78,6 +78,14 @@ pub enum SinkError {
         /// The topic.
         topic: String,
     },
+    /// The cluster gives the client no producer id, which it does to one that may write to no topic at all.
+    #[error(
+        "Kafka refuses this client an idempotent producer ({reason}): allow WRITE on the output topics (output.findings_topic, output.dead_letter_topic) for it"
+    )]
+    NoProducerId {
+        /// librdkafka's words.
+        reason: String,
+    },
     /// The producer is beyond use; a restart recovers what was not acknowledged.
     #[error("the Kafka producer failed for good ({reason}): restart; what was not acknowledged is published again, once")]
     Fatal {
@@ -182,8 +190,10 @@ impl Context {
     fn why(&self, topic: &str, error: &KafkaError) -> SinkError {
         let purged = matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight));
         match self.log.last_error().filter(|_| purged) {
-            Some(reason) if reason.contains("authorization failed") => SinkError::Forbidden { topic: topic.to_owned() },
-            Some(reason) => fatal_error(reason),
+            Some(reason) => match fatal_error(reason) {
+                SinkError::Fatal { reason } if reason.contains("authorization failed") => SinkError::Forbidden { topic: topic.to_owned() },
+                error => error,
+            },
             None => sink_error(topic, error),
         }
     }
@@ -208,6 +218,7 @@ fn fatal_error(reason: String) -> SinkError {
     match topic {
         Some(topic) if reason.contains("authorization failed") => SinkError::Forbidden { topic },
         Some(topic) if reason.contains("Message size too large") => SinkError::TooLarge { topic },
+        None if reason.contains("idempotence PID") && reason.contains("authorization failed") => SinkError::NoProducerId { reason },
         _ => SinkError::Fatal { reason },
     }
 }
@@ -362,6 +373,8 @@ mod tests {
         assert_eq!(fatal_error(reason.to_owned()), SinkError::Forbidden { topic: "firstseen.findings".to_owned() });
         let large = "ProduceRequest for f [0] with 1 message(s) failed: Broker: Message size too large (broker 1 …): unable to satisfy gap-less guarantee";
         assert_eq!(fatal_error(large.to_owned()), SinkError::TooLarge { topic: "f".to_owned() });
+        let nowhere = "Failed to acquire idempotence PID from broker sasl_ssl://b:9093/1: Broker: Cluster authorization failed".to_owned();
+        assert_eq!(fatal_error(nowhere.clone()), SinkError::NoProducerId { reason: nowhere });
         let other = "ProduceRequest for t [0] with 1 message(s) failed: Broker: Invalid record".to_owned();
         assert_eq!(fatal_error(other.clone()), SinkError::Fatal { reason: other });
     }
