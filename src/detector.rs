@@ -22,6 +22,7 @@ macro_rules! turn {
 
 mod address;
 mod candidate;
+mod cells;
 mod change;
 mod check;
 mod connections;
@@ -52,6 +53,7 @@ mod window;
 pub mod wire;
 
 pub use candidate::REMEMBERED_IDENTITIES;
+pub use cells::{Funnel, MOST_CELLS};
 pub use change::Lack;
 pub use gap::FindingRow;
 pub use look_ahead::{LOOK_AHEAD, Upcoming};
@@ -131,6 +133,9 @@ impl Default for Settings {
 pub enum Effect {
     /// Write this change to the findings topic.
     Change(Box<Change>),
+    /// Opened, retracted or closed in these cells of [`Detector::of_cells`]. Id and revision say nothing; vendors are those below the
+    /// greatest threshold.
+    Cells(Box<Change>, u64),
     /// The record could not be accepted and moved nothing: event time further than `max_clock_skew` ahead of the arrival clock.
     TimestampAhead,
     /// The record was accepted, but a live candidate had already counted this event.
@@ -199,6 +204,8 @@ pub struct Detector {
     snapshot: snapshot::Progress,
     /// Input lanes of which messages are gone, until their next one comes.
     gaps: std::collections::BTreeSet<Box<str>>,
+    /// Where it judges by many thresholds; never in the service.
+    cells: Option<Box<cells::Cells>>,
 }
 
 impl Detector {
@@ -230,6 +237,7 @@ impl Detector {
             ahead: look_ahead::Hints::default(),
             snapshot: snapshot::Progress::default(),
             gaps: std::collections::BTreeSet::new(),
+            cells: None,
         }
     }
 
@@ -289,6 +297,11 @@ impl Detector {
             Body::Skipped(_) => return,
         }
         self.settle(tenant, clock, effects);
+        if self.cells.is_some()
+            && let Body::Network(event) = &record.body
+        {
+            self.count_gates(tenant, clock, event);
+        }
     }
 
     /// Moves the tenant's arrival clock without a record (idle input); earlier instants than the clock's, and tenants never
@@ -383,6 +396,12 @@ impl Detector {
                 Message::Rare { device, rare, .. } => {
                     if self.devices.rare_changed(device, rare) {
                         self.third_party_changed(device);
+                    }
+                }
+                Message::Servers { device } => {
+                    if let Some(cells) = &mut self.cells {
+                        cells.forget_least(device);
+                        self.dirty.extend_from_slice(&self.devices.rows.row(device).candidates);
                     }
                 }
                 Message::Watch { destination, candidate } => {

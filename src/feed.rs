@@ -38,6 +38,10 @@ pub trait Output {
     }
     /// A change of a finding.
     fn change(&mut self, change: Box<Change>);
+    /// A change in these cells, of a detector that judges by many thresholds.
+    fn cells(&mut self, change: Box<Change>, cells: u64) {
+        let _ = (change, cells);
+    }
     /// A dead letter.
     fn dead_letter(&mut self, letter: DeadLetter<'_>);
 }
@@ -124,6 +128,7 @@ impl Feed {
                 for effect in self.effects.drain(..) {
                     match effect {
                         Effect::Change(change) => output.change(change),
+                        Effect::Cells(change, cells) => output.cells(change, cells),
                         Effect::Repeat => self.tally.repeats += 1,
                         Effect::TimestampAhead => {
                             accepted = false;

@@ -28,3 +28,4 @@ pub mod suppress;
 pub mod task;
 pub mod time;
 pub mod view;
+pub mod whatif;

@@ -10,6 +10,7 @@
 mod model;
 
 mod oracle {
+    mod cells;
     pub(crate) mod compare;
     mod determinism;
     mod explanation;

@@ -36,9 +36,22 @@ impl Detector {
     }
 
     pub(super) fn judge(&mut self, tenant: u32, id: u32, now: Ticks, effects: &mut Vec<Effect>) {
+        if self.cells.is_some() {
+            self.judge_cells(id, now, effects);
+        } else {
+            self.judge_one(tenant, id, now, effects);
+        }
+        if now >= self.candidates.row(id).end {
+            self.end_candidate(id);
+        } else if self.candidates.row(id).timer == Ticks::MAX {
+            self.arm_candidate(tenant, id, now);
+        }
+    }
+
+    fn judge_one(&mut self, tenant: u32, id: u32, now: Ticks, effects: &mut Vec<Effect>) {
         let row = self.candidates.row(id);
         let device = self.devices.rows.row(row.device);
-        let warm_from = if self.settings.warm_up == Span::ZERO { Ticks::MIN } else { device.since.plus(self.settings.warm_up) };
+        let warm_from = self.warm_from(row.device);
         let obstacle = judge::obstacle(row, device.is_third_party(), device.is_server(), warm_from, now, &self.settings);
         match judge::judge(row, obstacle, now, &self.settings) {
             Verdict::Same => {}
@@ -49,11 +62,12 @@ impl Detector {
                 turn.timers.arm(&mut row.timer, due, Target::Candidate(id));
             }
         }
-        if now >= self.candidates.row(id).end {
-            self.end_candidate(id);
-        } else if self.candidates.row(id).timer == Ticks::MAX {
-            self.arm_candidate(tenant, id, now);
-        }
+    }
+
+    /// What a device's connections that began before this instant say is held back: its warm-up.
+    pub(super) fn warm_from(&self, device: u32) -> Ticks {
+        let since = self.devices.rows.row(device).since;
+        if self.settings.warm_up == Span::ZERO { Ticks::MIN } else { since.plus(self.settings.warm_up) }
     }
 
     fn write(&mut self, tenant: u32, id: u32, kind: ChangeKind, cause: &'static str, now: Ticks, effects: &mut Vec<Effect>) {

@@ -18,6 +18,31 @@ pub(crate) enum Verdict {
     Later(Ticks),
 }
 
+/// Why a finding is retracted.
+pub(crate) struct Causes {
+    pub(crate) not_new: &'static str,
+    pub(crate) no_server: &'static str,
+    pub(crate) no_third_party: &'static str,
+    pub(crate) common_destination: &'static str,
+    pub(crate) cold: &'static str,
+}
+
+pub(crate) const CAUSES: Causes = Causes {
+    not_new: "an event that arrived late showed that the connection is not new",
+    no_server: "the device no longer counts as a server",
+    no_third_party: "the device no longer runs rare third-party software",
+    common_destination: "the destination is no longer rare in the fleet",
+    cold: "the device is in its warm-up",
+};
+
+/// Why a candidate is not in the answer, whatever the thresholds; `None` when they decide.
+pub(crate) fn common_obstacle(candidate: &Candidate, is_server: bool, now: Ticks, settings: &Settings) -> Option<&'static str> {
+    if window::holds(candidate.previous, now, settings.lookback) {
+        return Some(CAUSES.not_new);
+    }
+    (!is_server).then_some(CAUSES.no_server)
+}
+
 /// Why a candidate is not in the answer; `None` when it is.
 pub(crate) fn obstacle(
     candidate: &Candidate,
@@ -27,19 +52,16 @@ pub(crate) fn obstacle(
     now: Ticks,
     settings: &Settings,
 ) -> Option<&'static str> {
-    if window::holds(candidate.previous, now, settings.lookback) {
-        return Some("an event that arrived late showed that the connection is not new");
-    }
-    if !is_server {
-        return Some("the device no longer counts as a server");
+    if let Some(cause) = common_obstacle(candidate, is_server, now, settings) {
+        return Some(cause);
     }
     if !third_party {
-        return Some("the device no longer runs rare third-party software");
+        return Some(CAUSES.no_third_party);
     }
     match &candidate.answer {
         None => Some("the destination has not answered"),
-        Some(answer) if answer.prevalence >= settings.prevalence_below => Some("the destination is no longer rare in the fleet"),
-        Some(_) if candidate.first < warm_from => Some("the device is in its warm-up"),
+        Some(answer) if answer.prevalence >= settings.prevalence_below => Some(CAUSES.common_destination),
+        Some(_) if candidate.first < warm_from => Some(CAUSES.cold),
         Some(_) => None,
     }
 }

@@ -18,6 +18,8 @@ pub(crate) enum Message {
     Leave { vendor: u32, device: u32 },
     /// vendor → device: the vendor counts (or no longer counts) as rare for this member.
     Rare { device: u32, vendor: u32, rare: bool },
+    /// vendor → device: a vendor of this member's counts another number of servers; said only where thresholds are many.
+    Servers { device: u32 },
     /// device → destination: a candidate wants to hear prevalence and URLs, now and at each change.
     Watch { destination: u32, candidate: u32 },
     /// device → destination: it no longer does.

@@ -36,11 +36,18 @@ pub(crate) struct Vendors {
     pub(crate) rows: Slab<Vendor>,
     index: Index,
     below: usize,
+    /// Members hear of each change of a count up to `below`, not only of the crossing.
+    tells_counts: bool,
 }
 
 impl Vendors {
     pub(crate) fn new(seed: u64, below: u32) -> Self {
-        Vendors { rows: Slab::default(), index: Index::new(seed), below: below as usize }
+        Vendors { rows: Slab::default(), index: Index::new(seed), below: below as usize, tells_counts: false }
+    }
+
+    /// From now on members hear of each change of a count up to the threshold.
+    pub(crate) fn tell_counts(&mut self) {
+        self.tells_counts = true;
     }
 
     /// Another threshold. Members are told nothing: the caller counts their rare vendors anew.
@@ -101,6 +108,9 @@ impl Vendors {
             // The newcomer never heard that it was rare.
             out.extend(members.iter().filter(|m| **m != device).map(|&device| Message::Rare { device, vendor: id, rare: false }));
         }
+        if self.tells_counts && members.len() <= below {
+            out.extend(members.iter().map(|&device| Message::Servers { device }));
+        }
     }
 
     pub(crate) fn leave(&mut self, id: u32, device: u32, out: &mut Vec<Message>) {
@@ -113,6 +123,9 @@ impl Vendors {
             out.push(Message::Rare { device, vendor: id, rare: false });
         } else if members.len() + 1 == below {
             out.extend(members.iter().map(|&device| Message::Rare { device, vendor: id, rare: true }));
+        }
+        if self.tells_counts && members.len() < below {
+            out.extend(members.iter().chain([&device]).map(|&device| Message::Servers { device }));
         }
     }
 
