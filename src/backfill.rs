@@ -57,6 +57,8 @@ pub struct Backfill {
     next: u64,
     /// Something was taken since the last snapshot.
     changed: bool,
+    /// A start was killed on this directory, and what it sent may not have arrived: `run` has to hear of it.
+    in_doubt: bool,
     names: Vec<String>,
 }
 
@@ -119,7 +121,8 @@ impl Backfill {
             return Err(BackfillError::OtherSettings { keys: other.join(", ") });
         }
         let (feed, next) = (Feed::new(recovered.detector), recovered.next_segment);
-        Ok(Backfill { store, feed, history, next, changed: false, names: Vec::new() })
+        let in_doubt = recovered.snapshot.is_some_and(|n| next > n + 1);
+        Ok(Backfill { store, feed, history, next, changed: false, in_doubt, names: Vec::new() })
     }
 
     /// The detector, to read.
@@ -169,7 +172,14 @@ impl Backfill {
         let mut segment = self.store.begin_segment(self.next)?;
         segment.append_end();
         segment.sync()?;
-        let mut writer = self.store.begin_snapshot(self.next)?;
+        let n = self.next;
+        self.next += 1;
+        if self.in_doubt {
+            // A segment behind the snapshot's own is how a start tells that there was one before it that did not end in order.
+            self.store.begin_segment(self.next)?;
+            self.next += 1;
+        }
+        let mut writer = self.store.begin_snapshot(n)?;
         self.feed.detector.begin_snapshot();
         let (mut rows, mut whole) = (Vec::new(), false);
         while !whole {
@@ -184,8 +194,81 @@ impl Backfill {
         writer.history(&self.history)?;
         writer.finish(&Positions::new(), &Positions::new())?;
         self.store.remove_old()?;
-        self.next += 1;
         self.changed = false;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka::position::NextOffset;
+    use crate::kafka::readback::Record as Message;
+    use crate::service::ServiceError;
+    use crate::service::restore::{Outputs, restore};
+    use crate::state::disk::Directory;
+    use crate::state::history::FilePosition;
+    use crate::task::Format;
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    /// Topics that hold nothing.
+    struct Nothing;
+
+    impl Outputs for Nothing {
+        fn ends(&mut self, _: &str) -> Result<BTreeMap<i32, NextOffset>, ServiceError> {
+            Ok(BTreeMap::new())
+        }
+
+        fn read(
+            &mut self,
+            _: &str,
+            _: &BTreeMap<i32, NextOffset>,
+            _: &mut dyn FnMut(&Message<'_>),
+        ) -> Result<BTreeMap<i32, NextOffset>, ServiceError> {
+            Ok(BTreeMap::new())
+        }
+    }
+
+    fn store(dir: &tempfile::TempDir) -> Store {
+        Store::new(Arc::new(Directory::open(dir.path()).unwrap()))
+    }
+
+    /// Loads a file up to this record, and stores it.
+    fn backfill(dir: &tempfile::TempDir, records: u64) {
+        let mut backfill = Backfill::open(store(dir), &Settings::default(), Ticks::MIN).unwrap();
+        backfill.name_files(vec!["a file".to_owned()]);
+        let mut block = Block::default();
+        block.positions.push((0, FilePosition { records, ..FilePosition::default() }));
+        backfill.take(&block, &Batch::new(), |_, _| {});
+        backfill.store().unwrap();
+    }
+
+    /// A start, killed before its first snapshot counts; whether it waits for what one before it may have sent.
+    fn killed_start(dir: &tempfile::TempDir) -> bool {
+        let (store, settings) = (store(dir), Settings::default());
+        let recovered = store.recover(&settings).unwrap();
+        let format = Format {
+            findings_topic: "findings".to_owned(),
+            dead_letter_topic: "dead".to_owned(),
+            settings,
+            privileged: crate::finding::severity::Privileged::none(),
+            suppression: Default::default(),
+        };
+        let restored = restore(recovered, format, &mut Nothing).unwrap();
+        store.begin_segment(restored.next_segment).unwrap();
+        restored.after_a_crash
+    }
+
+    #[test]
+    fn history_that_is_loaded_behind_a_killed_start_does_not_hide_it() {
+        let dir = tempfile::tempdir().unwrap();
+        backfill(&dir, 1);
+        backfill(&dir, 2);
+        assert!(!killed_start(&dir), "nobody was there before");
+        for records in 3..6 {
+            backfill(&dir, records);
+            assert!(killed_start(&dir), "its requests may arrive yet");
+        }
     }
 }

@@ -128,6 +128,21 @@ pub struct Metrics {
     observed: GaugeVec,
     connection_errors: IntCounterVec,
     clients: Mutex<Vec<(&'static str, Arc<ConnectionErrors>)>>,
+    start_waits: IntCounter,
+    looks: Looks,
+}
+
+/// What is looked at when the metrics are read, whatever the pipeline's threads wait for.
+#[derive(Default)]
+struct Looks(Mutex<Vec<Look>>);
+
+/// Brings gauges up to date.
+type Look = Box<dyn Fn(&Metrics) + Send>;
+
+impl std::fmt::Debug for Looks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Looks").finish_non_exhaustive()
+    }
 }
 
 /// Registers a metric whose name and labels are written in this file.
@@ -203,6 +218,8 @@ impl Metrics {
                 &["client", "kind"],
             ),
             clients: Mutex::default(),
+            start_waits: counter("start_waits_total", "Times that a start found brokers away and waited for them."),
+            looks: Looks::default(),
             registry,
         };
         for kind in [ChangeKind::Opened, ChangeKind::Updated, ChangeKind::Retracted, ChangeKind::Closed] {
@@ -324,6 +341,16 @@ impl Metrics {
         self.state_failures.inc();
     }
 
+    /// A start found brokers away, and waits.
+    pub fn start_waited(&self) {
+        self.start_waits.inc();
+    }
+
+    /// From now on `look` brings gauges up to date whenever the metrics are read: it must wait for nothing.
+    pub fn look(&self, look: impl Fn(&Metrics) + Send + 'static) {
+        self.looks.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(Box::new(look));
+    }
+
     /// A suppression rule of the configuration marked a change.
     pub fn change_suppressed(&self, rule: &str) {
         self.suppressed.with_label_values(&[self.rules.label(rule)]).inc();
@@ -354,6 +381,9 @@ impl Metrics {
                 let counter = self.connection_errors.with_label_values(&[client, kind]);
                 counter.inc_by(n.saturating_sub(counter.get()));
             }
+        }
+        for look in self.looks.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter() {
+            look(self);
         }
         TextEncoder::new()
             .encode_to_string(&self.registry.gather())
@@ -402,6 +432,8 @@ mod tests {
         m.messages_replayed(12);
         m.messages_gone(13);
         m.host_clock_stepped();
+        m.start_waited();
+        m.look(|m| m.set_state_disk_bytes(1234));
         m.state_write_failed();
         m.change_suppressed("ours");
         m.rules_reloaded(false);
@@ -426,7 +458,6 @@ mod tests {
             "firstseen_tracked{kind=\"connection\"} 0",
             "firstseen_timers 10",
             "firstseen_held_back_messages 14",
-            "firstseen_state_disk_bytes 11",
             "firstseen_snapshot_seconds_sum 2",
             "firstseen_journal_sync_seconds_count 1",
             "firstseen_restore_seconds_sum 1",
@@ -434,6 +465,8 @@ mod tests {
             "firstseen_replayed_messages_total 12",
             "firstseen_input_gap_messages_total 13",
             "firstseen_host_clock_steps_total 1",
+            "firstseen_start_waits_total 1",
+            "firstseen_state_disk_bytes 1234",
             "firstseen_state_write_failures_total 1",
             "firstseen_suppressed_total{rule=\"ours\"} 1",
             "firstseen_suppress_reloads_total{outcome=\"applied\"} 0",

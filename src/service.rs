@@ -10,6 +10,7 @@ mod core;
 pub mod course;
 mod crash;
 mod idle;
+mod outage;
 pub mod publisher;
 pub mod restore;
 mod rules;
@@ -100,12 +101,31 @@ pub enum ServiceError {
     /// The HTTP endpoint.
     #[error(transparent)]
     Http(#[from] HttpError),
+    /// A stop was asked for before the start was over: no failure.
+    #[error("stopped while the start waited for the brokers")]
+    Stopped,
     /// A thread could not be started.
     #[error("a thread could not be started: {0}")]
     Thread(io::Error),
     /// A thread ended that never does.
     #[error("the {0} thread ended unexpectedly; what was not acknowledged is published again after a restart, once")]
     Ended(&'static str),
+}
+
+impl ServiceError {
+    /// Whether it may pass by itself: brokers don't answer, or one that must has just gone.
+    #[must_use]
+    pub fn is_an_outage(&self) -> bool {
+        let client = match self {
+            ServiceError::Client(error)
+            | ServiceError::Admin(AdminError::Client(error))
+            | ServiceError::Readback(ReadbackError::Client(error))
+            | ServiceError::Source(SourceError::Client(error)) => error,
+            ServiceError::Readback(ReadbackError::Stalled { .. }) => return true,
+            _ => return false,
+        };
+        matches!(client, ClientError::Unreachable { .. })
+    }
 }
 
 /// What the service's threads share with whoever looks at it.

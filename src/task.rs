@@ -20,10 +20,12 @@ use crate::suppress::{Rules, Suppression};
 use crate::time::Ticks;
 use std::collections::{HashMap, HashSet, VecDeque};
 
+mod endings;
 mod grouped;
 mod hand_over;
 mod held;
 mod reconcile;
+use endings::Endings;
 use grouped::Grouped;
 use held::{Held, Name};
 pub use reconcile::Last;
@@ -75,6 +77,8 @@ pub struct Published {
     pub dead_letters: HashSet<DeadLetterKey>,
     /// The last change of each finding.
     pub last: HashMap<FindingId, Last>,
+    /// What ends findings, for the copies that are missing.
+    endings: Endings,
 }
 
 /// A message for the sink.
@@ -184,9 +188,12 @@ impl Output for Sorter<'_> {
             lossy.hold(&change);
         } else {
             let publications = publications_of(self.format, self.published, &change, self.appended);
+            if self.replaying {
+                self.published.endings.said_again(change.id, change.revision);
+            }
             if let Some((_, publication)) = publications.first().filter(|_| self.replaying) {
                 let open = matches!(change.kind, ChangeKind::Opened | ChangeKind::Updated);
-                self.published.note(change.id, change.revision, open, change.at, &publication.outgoing.payload);
+                self.published.note_said(change.id, change.revision, open, change.at, &publication.outgoing.payload);
             }
             publications.into_iter().for_each(|(name, publication)| self.publish(name, publication));
         }

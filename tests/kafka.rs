@@ -108,7 +108,7 @@ fn the_order_over_four_partitions_is_the_models() {
     let events = until(&source, caught_up);
     assert_eq!(messages(&events)[0].content, b"new");
     wait_for("the lag to be known and nothing", || {
-        let lag = source.lag();
+        let lag = source.behind().lag();
         (lag.len() == 4 && lag.iter().all(|l| l.messages == 0)).then_some(())
     });
     source.stop();

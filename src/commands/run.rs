@@ -19,6 +19,7 @@ pub(super) fn run(args: &cli::Run) -> anyhow::Result<ExitCode> {
     let config = config(Some(&args.config))?;
     let runtime = runtime()?;
     let endpoint = runtime.block_on(Endpoint::open(&config))?;
+    tracing::info!(http = %endpoint.address, "starting: /readyz says what is waited for");
     let stop = endpoint.shared.clone();
     runtime.spawn(async move {
         match signal().await {
@@ -31,7 +32,14 @@ pub(super) fn run(args: &cli::Run) -> anyhow::Result<ExitCode> {
         tracing::warn!("the drain did not finish in time; the next start goes on from the journal and publishes what is missing, once");
         std::process::exit(0);
     });
-    let service = Service::start(&config, endpoint.shared.clone())?;
+    let service = match Service::start(&config, endpoint.shared.clone()) {
+        Err(ServiceError::Stopped) => {
+            tracing::info!("stopped while the start waited for the brokers: nothing was begun");
+            endpoint.close(&runtime);
+            return Ok(ExitCode::SUCCESS);
+        }
+        outcome => outcome?,
+    };
     tracing::info!(topics = ?config.input.topics, state = %config.state.dir.display(), http = %endpoint.address, "running");
     let ended = loop {
         if let Some(ended) = service.ended(Duration::from_secs(3600)) {

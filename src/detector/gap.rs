@@ -40,6 +40,18 @@ impl Detector {
         }
     }
 
+    /// Until when messages of the tenant are missing, if ever any were.
+    #[must_use]
+    pub fn gap_of(&self, tenant: &str) -> Option<Ticks> {
+        self.tenants.iter().find(|t| *t.name == *tenant).map(|t| t.gap).filter(|gap| *gap != Ticks::MIN)
+    }
+
+    /// The same of whichever tenant it was last.
+    #[must_use]
+    pub fn last_gap(&self) -> Option<Ticks> {
+        self.tenants.iter().map(|t| t.gap).max().filter(|gap| *gap != Ticks::MIN)
+    }
+
     /// Until when messages are missing, if a finding that was first seen at `first` may be wrong for it.
     pub(super) fn gap_before(&self, tenant: u32, first: Ticks, now: Ticks) -> Option<Ticks> {
         if self.in_gap() {

@@ -15,7 +15,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::client::{ClientError, KafkaSettings, Logged, Role};
-use super::cluster::Cluster;
+use super::cluster::{Cluster, is_transient};
 
 /// Why a topic is not there.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -148,7 +148,13 @@ impl Admin {
         }
         let options = AdminOptions::new().request_timeout(Some(self.patience)).operation_timeout(Some(self.patience));
         let refused = |reason: String| AdminError::Refused { topic: topic.to_owned(), reason };
-        let results = block_on(self.client.create_topics([&new], &options)).map_err(|error| refused(without_wrapping(&error)))?;
+        let results = match block_on(self.client.create_topics([&new], &options)) {
+            Ok(results) => results,
+            Err(error) if error.rdkafka_error_code().is_some_and(is_transient) => {
+                return Err(self.cluster.unreachable(without_wrapping(&error)).into());
+            }
+            Err(error) => return Err(refused(without_wrapping(&error))),
+        };
         for result in results {
             match result {
                 // Another instance may have been faster.

@@ -22,6 +22,8 @@ pub(super) fn is_transient(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,
         E::BrokerTransportFailure
+            // The connection that the question waited on was given up, since its broker left the cluster's metadata.
+            | E::DestroyBroker
             | E::AllBrokersDown
             | E::OperationTimedOut
             | E::RequestTimedOut
@@ -138,6 +140,11 @@ impl Cluster {
         }
     }
 
+    /// No broker answered, and the last thing that was heard.
+    pub(super) fn unreachable(&self, reason: String) -> ClientError {
+        ClientError::Unreachable { bootstrap_servers: self.settings.bootstrap_servers.clone(), waited: self.patience, reason }
+    }
+
     fn ask<T>(&self, topic: &str, question: impl Fn(Duration) -> Result<T, KafkaError>) -> Result<T, ClientError> {
         let deadline = host_clock::monotonic() + self.patience;
         loop {
@@ -156,8 +163,7 @@ impl Cluster {
                 code if !is_transient(code) => return Err(ClientError::Answer { topic: topic.to_owned(), code }),
                 code if host_clock::monotonic() >= deadline => {
                     let reason = self.consumer.context().last_error().unwrap_or_else(|| code.to_string());
-                    let bootstrap_servers = self.settings.bootstrap_servers.clone();
-                    return Err(ClientError::Unreachable { bootstrap_servers, waited: self.patience, reason });
+                    return Err(self.unreachable(reason));
                 }
                 _ => {
                     self.consumer.poll(PAUSE);

@@ -361,6 +361,20 @@ pub fn start<M: Kept + Send + 'static>(config: SourceConfig, reader: Reader<M>) 
     Ok(SourceHandle { events, shared, wake, finished, thread: Some(thread) })
 }
 
+/// How far partitions are behind: what is appended and not delivered. It waits for neither the source nor who takes its events.
+#[derive(Debug)]
+pub struct Behind(Arc<Shared>);
+
+impl Behind {
+    /// Each assigned partition, in the order of their ids.
+    #[must_use]
+    pub fn lag(&self) -> Vec<Lag> {
+        let ends = self.0.ends();
+        let behind = |of: &TopicPartition, at: NextOffset| ends.get(of).map_or(0, |end| (end.0 - at.0).max(0));
+        self.0.delivered().values().map(|(of, at)| Lag { partition: of.clone(), messages: behind(of, *at) }).collect()
+    }
+}
+
 /// How long [`SourceHandle::stop`] waits for the brokers to take the last commit and the group to be left.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
 
@@ -371,12 +385,10 @@ impl<M> SourceHandle<M> {
         self.shared.commits().extend(positions.iter().copied());
     }
 
-    /// How far each partition is behind, in the order of their ids.
+    /// How far partitions are behind, for whoever asks at whatever time.
     #[must_use]
-    pub fn lag(&self) -> Vec<Lag> {
-        let ends = self.shared.ends();
-        let behind = |of: &TopicPartition, at: NextOffset| ends.get(of).map_or(0, |end| (end.0 - at.0).max(0));
-        self.shared.delivered().values().map(|(of, at)| Lag { partition: of.clone(), messages: behind(of, *at) }).collect()
+    pub fn behind(&self) -> Behind {
+        Behind(Arc::clone(&self.shared))
     }
 
     /// Failed connections and log-ins of the consumer.

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 /// Longest wait for an event: how soon a stop, a snapshot that is due or idle time is noticed.
 const TICK: Duration = Duration::from_millis(100);
-/// How often metrics of the state, lag and positions are brought up to date.
+/// How often metrics of the state and positions are brought up to date.
 const REPORT: Duration = Duration::from_secs(1);
 /// How long a disk that refused rests.
 const RETRY: Duration = Duration::from_secs(1);
@@ -25,7 +25,6 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(super) struct Core {
     course: Course,
     shared: Shared,
-    store: Store,
     source: SourceHandle<Batch>,
     snapshot_thread: JoinHandle<()>,
     failed: Receiver<Result<(), ServiceError>>,
@@ -43,7 +42,17 @@ impl Core {
         snapshot_thread: JoinHandle<()>,
         failed: Receiver<Result<(), ServiceError>>,
     ) -> Core {
-        Core { course, shared, store, source, snapshot_thread, failed, last_report: host_clock::monotonic(), rules: None }
+        // These go on changing while this thread waits for the publisher, and that for the disk.
+        let behind = source.behind();
+        shared.metrics.look(move |metrics| {
+            for lag in behind.lag() {
+                metrics.set_consumer_lag(&lag.partition.topic, lag.partition.partition, lag.messages.max(0) as u64);
+            }
+            if let Ok(bytes) = store.bytes() {
+                metrics.set_state_disk_bytes(bytes);
+            }
+        });
+        Core { course, shared, source, snapshot_thread, failed, last_report: host_clock::monotonic(), rules: None }
     }
 
     /// Takes changed suppression rules from here.
@@ -112,6 +121,7 @@ impl Core {
                     }
                     std::thread::park_timeout(TICK);
                     self.course.settle(host_clock::monotonic())?;
+                    self.report();
                 }
                 self.shared.health.go_on();
                 self.event(event)
@@ -122,6 +132,7 @@ impl Core {
     fn until_it_counts(&mut self, mut snapshot: Counts) -> Result<(), ServiceError> {
         let mut failed_before = false;
         while !self.is_over()? {
+            self.report();
             match snapshot.recv_timeout(TICK) {
                 Ok(true) => {
                     if failed_before {
@@ -211,12 +222,6 @@ impl Core {
             if let Some(since) = self.course.task().detector().observed_since(tenant) {
                 metrics.set_observed_since(tenant, since);
             }
-        }
-        if let Ok(bytes) = self.store.bytes() {
-            metrics.set_state_disk_bytes(bytes);
-        }
-        for lag in self.source.lag() {
-            metrics.set_consumer_lag(&lag.partition.topic, lag.partition.partition, lag.messages.max(0) as u64);
         }
         self.commit();
     }

@@ -75,10 +75,11 @@ pub fn restore(recovered: Recovered, format: Format, outputs: &mut dyn Outputs) 
     let after_a_crash = !entries.is_empty() || snapshot.is_some_and(|n| next_segment > n + 1);
     let mut topics = vec![format.findings_topic.clone(), format.dead_letter_topic.clone()];
     topics.extend(format.suppression.topic().map(str::to_owned));
-    let dead_letters = format.dead_letter_topic.clone();
+    let (dead_letters, in_two_topics) = (format.dead_letter_topic.clone(), format.suppression.topic().is_some());
     let (published, ends) = if handed_over.is_some() {
         // Whatever stands there, from whichever state, is compared with this one.
-        let (published, mut ends) = read_since(outputs, topics.iter().filter(|topic| **topic != dead_letters), &Positions::new())?;
+        let shown = topics.iter().filter(|topic| **topic != dead_letters);
+        let (published, mut ends) = read_since(outputs, shown, &Positions::new(), in_two_topics)?;
         ends.extend(all_ends(outputs, [&dead_letters])?);
         let said = published.last.values().map(|last| last.at).max();
         let clock = detector.clocks().map(|(_, clock)| clock).max();
@@ -90,7 +91,7 @@ pub fn restore(recovered: Recovered, format: Format, outputs: &mut dyn Outputs) 
         // Nothing of this state was ever published: only the ends matter.
         (Published::default(), all_ends(outputs, &topics)?)
     } else {
-        read_since(outputs, &topics, &output)?
+        read_since(outputs, &topics, &output, in_two_topics)?
     };
     let positions = input.unwrap_or_default();
     let runs = runs(&entries);
@@ -120,15 +121,16 @@ fn all_ends<'a>(outputs: &mut dyn Outputs, topics: impl IntoIterator<Item = &'a 
 /// What the topics hold from these positions on, and where they end now.
 pub(super) fn published_since(outputs: &mut dyn Outputs, from: &Positions) -> Result<(Published, Positions), ServiceError> {
     let topics: BTreeSet<&String> = from.keys().map(|(topic, _)| topic).collect();
-    read_since(outputs, topics, from)
+    read_since(outputs, topics, from, true)
 }
 
 fn read_since<'a>(
     outputs: &mut dyn Outputs,
     topics: impl IntoIterator<Item = &'a String>,
     from: &Positions,
+    in_two_topics: bool,
 ) -> Result<(Published, Positions), ServiceError> {
-    let (mut published, mut ends) = (Published::default(), Positions::new());
+    let (mut published, mut ends) = (Published::new(in_two_topics), Positions::new());
     for topic in topics {
         let from: BTreeMap<i32, NextOffset> =
             from.iter().filter(|((t, _), _)| t == topic).map(|((_, partition), next)| (*partition, NextOffset(*next))).collect();

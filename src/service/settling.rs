@@ -6,8 +6,6 @@
 
 use super::ServiceError;
 use super::restore::{Outputs, published_since};
-use crate::kafka::client::ClientError;
-use crate::kafka::readback::ReadbackError;
 use crate::planted::{self, Bug};
 use crate::state::snapshot::Positions;
 use crate::task::Published;
@@ -44,9 +42,7 @@ impl Settling {
         }
         match published_since(&mut *self.outputs, &self.from) {
             Ok((published, _)) => Ok(Some(published)),
-            Err(ServiceError::Readback(
-                error @ (ReadbackError::Stalled { .. } | ReadbackError::Client(ClientError::Unreachable { .. })),
-            )) => {
+            Err(error) if error.is_an_outage() => {
                 tracing::warn!(%error, "the output topics can't be read again; what a killed process may have sent stays held back");
                 self.due = now + RETRY;
                 Ok(None)

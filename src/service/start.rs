@@ -2,6 +2,7 @@
 
 use super::core::Core;
 use super::course::{Course, Timing, duration, reader};
+use super::outage::Asking;
 use super::publisher::Publisher;
 use super::restore::{Outputs, Restored, restore};
 use super::snapshots::SnapshotWriter;
@@ -49,7 +50,9 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     let to_replay = recovered.entries.len();
     let stored = recovered.detector.settings().clone();
     let kafka = kafka_settings(config);
-    ensure_topics(config, &kafka, &[&config.output.findings_topic, &config.output.dead_letter_topic])?;
+    let asking = Asking::new(shared, recovered.input.is_some());
+    asking.ask(|| ensure_topics(config, &kafka, &[&config.output.findings_topic, &config.output.dead_letter_topic]))?;
+    let asking = asking.known();
     let format = Format {
         findings_topic: config.output.findings_topic.clone(),
         dead_letter_topic: config.output.dead_letter_topic.clone(),
@@ -59,14 +62,15 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
         suppression: config.suppression(),
     };
     if let Some(topic) = config.suppression().topic() {
-        ensure_topics(config, &kafka, &[topic])?;
+        asking.ask(|| ensure_topics(config, &kafka, &[topic]))?;
     }
     if let Some(topic) = config.grouped_topic() {
-        ensure_grouped_topic(config, &kafka, topic)?;
+        asking.ask(|| ensure_grouped_topic(config, &kafka, topic))?;
     }
-    let mut outputs = Brokers(kafka.clone());
+    let mut outputs = Waiting { asking: asking.clone(), brokers: Brokers(kafka.clone()) };
     let Restored { task, positions, stamps, replay, ends, next_segment, is_new, after_a_crash, handed_over } =
         restore(recovered, format, &mut outputs)?;
+    let outputs = outputs.brokers;
     let task = task.with_grouped_topic(config.grouped_topic().map(str::to_owned));
     let changed: Vec<&str> = stored.described().iter().zip(configured.described()).filter(|(a, b)| **a != *b).map(|(a, _)| a.0).collect();
     if !changed.is_empty() {
@@ -122,7 +126,8 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     let writer = SnapshotWriter::new(store.clone(), Arc::clone(&shared.metrics));
     let snapshot_thread = spawn("snapshots", move || writer.run(&pieces_out))?;
 
-    let source = source::start(source_config, reader(stored.max_clock_skew, config.input.max_clock_skew))?;
+    let reader = || reader(stored.max_clock_skew, config.input.max_clock_skew);
+    let source = asking.ask(|| Ok(source::start(source_config.clone(), reader())?))?;
     shared.metrics.watch_connections("input", source.connection_errors());
     shared.metrics.state_restored(begun.elapsed());
     shared.health.set_unready("waiting for partitions to be assigned");
@@ -166,6 +171,28 @@ fn topic_settings(config: &Config, admin: &Admin) -> Result<TopicSettings, Servi
     })?;
     let partitions = u16::try_from(partitions.min(12)).unwrap_or(12);
     Ok(TopicSettings { partitions, retention: Some(RETENTION), create: config.output.create_topics })
+}
+
+/// The output topics as a start reads them: brokers that are away are waited for. What is read again when they are back is told again,
+/// which changes nothing.
+struct Waiting {
+    asking: Asking,
+    brokers: Brokers,
+}
+
+impl Outputs for Waiting {
+    fn ends(&mut self, topic: &str) -> Result<BTreeMap<i32, NextOffset>, ServiceError> {
+        self.asking.ask(|| self.brokers.ends(topic))
+    }
+
+    fn read(
+        &mut self,
+        topic: &str,
+        from: &BTreeMap<i32, NextOffset>,
+        each: &mut dyn FnMut(&Record<'_>),
+    ) -> Result<BTreeMap<i32, NextOffset>, ServiceError> {
+        self.asking.ask(|| self.brokers.read(topic, from, each))
+    }
 }
 
 /// The output topics on the brokers.

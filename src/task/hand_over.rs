@@ -20,6 +20,7 @@ impl Task {
 
     /// Compares every finding once, in the order of their ids, and publishes what the topic lacks.
     pub(super) fn hand_over(&mut self, out: &mut Turnout) {
+        self.write_missing_endings(true, out);
         let last = std::mem::take(&mut self.published.last);
         let rows: HashMap<FindingId, FindingRow> = self.feed.detector.findings().map(|row| (row.id, row)).collect();
         let ids: BTreeSet<[u8; 16]> = last.keys().chain(rows.keys()).map(|id| id.0).collect();
@@ -213,5 +214,42 @@ mod tests {
         let mut topics: Vec<_> = out.publications.iter().map(|p| p.outgoing.topic.as_str()).collect();
         topics.sort_unstable();
         assert_eq!(topics, ["findings", "suppressed"]);
+    }
+
+    #[test]
+    fn killed_between_the_two_copies_of_a_retraction_the_other_one_is_written_and_its_devices_record() {
+        let fate = crate::suppress::Fate::Topic("suppressed".to_owned());
+        let earlier = hand_over(state(&["192.0.2.1"], &[]), Published::default());
+        let published = || {
+            let mut published = Published::new(true);
+            let (id, value) = (earlier.changes[0].id, &earlier.publications[0].outgoing.payload);
+            published.note(id, 1, true, NOW, value);
+            (published, id)
+        };
+        let hand_over = |published: Published| {
+            let mut task = task(state(&[], &[]), published);
+            task.format.suppression.fate = fate.clone();
+            let mut out = Turnout::default();
+            task.with_grouped_topic(Some("devices".to_owned())).replay_done(&mut out);
+            out.publications
+        };
+        let whole = hand_over(published().0);
+        let topics: Vec<&str> = whole.iter().map(|p| p.outgoing.topic.as_str()).collect();
+        assert_eq!(topics, ["suppressed", "findings", "devices"]);
+        for (there, missing) in [(0, vec![1, 2]), (1, vec![0, 2])] {
+            let (mut published, id) = published();
+            let value = &whole[there].outgoing.payload;
+            if there == 0 {
+                published.note_suppressed(id, 2, false, NOW, value)
+            } else {
+                published.note(id, 2, false, NOW, value)
+            };
+            let wanted: Vec<_> = missing.iter().map(|n| whole[*n].clone()).collect();
+            assert_eq!(hand_over(published), wanted, "{} was written", whole[there].outgoing.topic);
+        }
+        let (mut published, id) = published();
+        published.note(id, 2, false, NOW, &whole[1].outgoing.payload);
+        published.note_suppressed(id, 2, false, NOW, &whole[0].outgoing.payload);
+        assert_eq!(hand_over(published), whole[2..]);
     }
 }

@@ -5,6 +5,7 @@
 //! closed there. Nothing stays open for ever, and no change contradicts the one before it. Until a snapshot holds the outcome nothing
 //! more may be consumed: a second replay would not repeat it.
 
+use super::endings::{Endings, Stream};
 use super::{Publication, Published, Sorter, Task, Turnout, in_topic_of_suppressed, publications_of};
 use crate::detector::{Detector, FindingRow};
 use crate::finding::{Change, ChangeKind, FindingId};
@@ -46,15 +47,28 @@ impl Lossy {
 }
 
 impl Published {
-    /// A change stands in the findings topic.
+    /// Nothing yet; `in_two_topics` when what ends findings is written to a topic of suppressed changes as well.
+    #[must_use]
+    pub fn new(in_two_topics: bool) -> Published {
+        Published { endings: Endings::of(in_two_topics), ..Published::default() }
+    }
+
+    /// A change stands in the findings topic. Noting one again changes nothing.
     pub fn note(&mut self, id: FindingId, revision: u32, open: bool, at: Ticks, value: &[u8]) {
-        self.changes.insert((id, revision));
-        self.note_last(id, revision, open, at, value);
+        self.endings.note(Stream::Shown, id, revision, open, value);
+        self.note_said(id, revision, open, at, value);
     }
 
     /// A change stands in the topic of suppressed changes.
     pub fn note_suppressed(&mut self, id: FindingId, revision: u32, open: bool, at: Ticks, value: &[u8]) {
+        self.endings.note(Stream::Suppressed, id, revision, open, value);
         self.suppressed.insert((id, revision));
+        self.note_last(id, revision, open, at, value);
+    }
+
+    /// A change is on its way.
+    pub(super) fn note_said(&mut self, id: FindingId, revision: u32, open: bool, at: Ticks, value: &[u8]) {
+        self.changes.insert((id, revision));
         self.note_last(id, revision, open, at, value);
     }
 
@@ -70,6 +84,7 @@ impl Published {
         self.changes.extend(more.changes);
         self.suppressed.extend(more.suppressed);
         self.dead_letters.extend(more.dead_letters);
+        self.endings.merge(more.endings);
         for (id, last) in more.last {
             if self.last.get(&id).is_none_or(|known| known.revision <= last.revision) {
                 self.last.insert(id, last);
@@ -119,6 +134,7 @@ impl Task {
 
     /// Compares every finding once, in the order of their ids, and publishes what the topic lacks.
     fn reconcile(&mut self, mut lossy: Lossy, out: &mut Turnout) {
+        self.write_missing_endings(false, out);
         let last = std::mem::take(&mut self.published.last);
         let rows: HashMap<FindingId, FindingRow> = self.feed.detector.findings().map(|row| (row.id, row)).collect();
         let ids: BTreeSet<[u8; 16]> = lossy.base.keys().chain(last.keys()).chain(rows.keys()).map(|id| id.0).collect();
@@ -143,12 +159,21 @@ impl Task {
                 (false, None) => row.and_then(|row| detector.revise(row.candidate, revision, None)),
             };
             if let Some(mut change) = change {
+                // Whatever is said here is said because messages are gone.
+                change.gap = change.gap.or_else(|| Some(self.gap_of(&change.tenant, change.at)));
                 self.format.mark(&mut change);
                 let publications = publications_of(&self.format, &self.published, &change, None);
                 out.publications.extend(publications.into_iter().map(|(_, publication)| publication));
                 out.changes.push(change);
             }
         }
+    }
+
+    /// Until when messages of the tenant are missing; `now` when none has come since.
+    fn gap_of(&self, tenant: &str, now: Ticks) -> Ticks {
+        let detector = &self.feed.detector;
+        let known = if detector.in_gap() { None } else { detector.gap_of(tenant).or_else(|| detector.last_gap()) };
+        known.unwrap_or(now)
     }
 
     /// Ends a finding that the state doesn't know, in each topic; its device's record is written as well.
@@ -173,8 +198,16 @@ impl Task {
             |revision: &dyn std::fmt::Display, change: &str, at: &str| format!(r#""revision":{revision},"change":{change},"at":{at}"#);
         let said = head(&last.revision, &value.get("change")?.to_string(), &value.get("at")?.to_string());
         let says = head(&revision, r#""retracted""#, &serde_json::to_string(&at).ok()?);
-        let reason = |text: &str| format!(r#""reason":{text}"#);
-        let retracted = text.replacen(&said, &says, 1).replacen(&reason(&value.get("reason")?.to_string()), &reason(GONE), 1);
+        let reason = |text: &dyn std::fmt::Display| format!(r#""reason":{text}"#);
+        let retracted = text.replacen(&said, &says, 1).replacen(
+            &reason(value.get("reason")?),
+            &reason(&format_args!("\"Retracted: {GONE}, so the state does not hold it.\"")),
+            1,
+        );
+        let retracted = match self.feed.detector.in_gap() || self.feed.detector.last_gap().is_some() {
+            true => with_gap(&retracted, value.get("baseline")?, self.gap_of(tenant, at))?,
+            false => retracted,
+        };
         let headers = [("change", "retracted"), ("revision", &revision.to_string()), ("finding-format", "firstseen")];
         let outgoing = Outgoing {
             topic: self.format.findings_topic.clone(),
@@ -187,5 +220,12 @@ impl Task {
     }
 }
 
-const GONE: &str =
-    r#""Retracted: messages that it rests on were gone from the input before they could be read again, so the state does not hold it.""#;
+/// Why a finding is retracted that the state does not know, as its reason has it.
+pub(super) const GONE: &str = "messages that it rests on were gone from the input before they could be read again";
+
+/// The value of a change, with `baseline.gap`.
+fn with_gap(text: &str, baseline: &serde_json::Value, gap: Ticks) -> Option<String> {
+    let lookback = format!(r#""lookback":{}"#, baseline.get("lookback")?);
+    let said = baseline.get("gap").map(|gap| format!(r#""gap":{gap},"#)).unwrap_or_default();
+    Some(text.replacen(&format!("{said}{lookback}"), &format!(r#""gap":"{gap}",{lookback}"#), 1))
+}

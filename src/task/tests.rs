@@ -116,9 +116,15 @@ fn entries(frames: &[u8]) -> Vec<Entry> {
     journal::read(&file[..]).unwrap().entries
 }
 
+/// The id that a key is.
+fn id_of(key: &[u8]) -> FindingId {
+    let text = std::str::from_utf8(key).unwrap();
+    FindingId(std::array::from_fn(|n| u8::from_str_radix(&text[2 * n..2 * n + 2], 16).unwrap()))
+}
+
 /// What stands in the topics, as a start reads it.
-fn standing(topic: &[Outgoing], changes: &[Change]) -> Published {
-    let mut published = Published::default();
+fn standing(topic: &[Outgoing]) -> Published {
+    let mut published = Published::new(true);
     for written in topic {
         let header = |name: &str| written.headers.iter().find(|(h, _)| h == name).map(|(_, v)| std::str::from_utf8(v).unwrap());
         let number = |name: &str| header(name).map(|v| v.parse::<i64>().unwrap());
@@ -127,14 +133,14 @@ fn standing(topic: &[Outgoing], changes: &[Change]) -> Published {
             published.dead_letters.insert(("in".to_owned(), source.0, source.1, number("source-record").map(|n| n as u32)));
         } else {
             let revision = number("revision").unwrap() as u32;
-            let change = changes.iter().find(|c| key(c).as_bytes() == written.key && c.revision == revision).unwrap();
-            published.note(
-                change.id,
-                revision,
-                matches!(change.kind, ChangeKind::Opened | ChangeKind::Updated),
-                change.at,
-                &written.payload,
-            );
+            let id = id_of(&written.key);
+            let value: serde_json::Value = serde_json::from_slice(&written.payload).unwrap();
+            let (open, at) =
+                (["opened", "updated"].contains(&header("change").unwrap()), Ticks::parse(value["at"].as_str().unwrap()).unwrap());
+            match header(STREAM) {
+                Some(_) => published.note_suppressed(id, revision, open, at, &written.payload),
+                None => published.note(id, revision, open, at, &written.payload),
+            }
         }
     }
     published
@@ -167,7 +173,7 @@ proptest! {
         let arrived = arrived.index(all.len() + 1);
         let shown = shown.index(arrived + 1);
 
-        let mut second = task(entries(&said.journal), standing(&all[..shown], &said.changes));
+        let mut second = task(entries(&said.journal), standing(&all[..shown]));
         second.hold();
         let mut out = Turnout::default();
         // The ids of partitions are each task's own.
@@ -183,7 +189,7 @@ proptest! {
         let in_doubt: HashSet<Vec<u8>> = all[shown..].iter().filter(|o| o.topic == "findings").map(|o| o.key.clone()).collect();
         let (_, meanwhile) = live(&mut second, &during, &mut clock_again, &mut offsets_again);
         prop_assert!(meanwhile.publications.iter().all(|p| !in_doubt.contains(&p.outgoing.key)));
-        second.settled(standing(&all[shown..arrived], &said.changes), &mut out);
+        second.settled(standing(&all[shown..arrived]), &mut out);
         prop_assert!(!second.is_holding());
         let (_, last) = live(&mut second, &after, &mut clock_again, &mut offsets_again);
         let written = meanwhile.publications.into_iter().chain(out.publications).chain(last.publications);
@@ -284,9 +290,9 @@ proptest! {
         topic.truncate(kept.index(topic.len() + 1));
         // Some of it shows only when the topics have settled.
         let (at_once, settled) = topic.split_at(shown.index(topic.len() + 1));
-        let mut second = task(entries(&said.journal), standing(at_once, &said.changes));
+        let mut second = task(entries(&said.journal), standing(at_once));
         second.hold();
-        let settled = standing(settled, &said.changes);
+        let settled = standing(settled);
         let of = second.partitions().id("in", which).unwrap();
         let start = gone.index(offsets[which as usize] as usize + 1) as i64;
         let mut out = Turnout::default();
@@ -303,7 +309,14 @@ proptest! {
             }
         }
         second.settled(settled, &mut out);
+        let reconciled = out.publications.len();
+        let is_lossy = second.lossy.is_some();
         second.replay_done(&mut out);
+        for publication in out.publications.iter().skip(reconciled).filter(|_| is_lossy) {
+            let text = String::from_utf8_lossy(&publication.outgoing.payload);
+            let value: serde_json::Value = serde_json::from_slice(&publication.outgoing.payload).unwrap();
+            prop_assert!(value["baseline"]["gap"].as_str().and_then(Ticks::parse).is_some(), "it rests on what is gone, and does not say so: {text}");
+        }
         topic.extend(out.publications.iter().map(|p| p.outgoing.clone()));
         let agrees = |task: &Task, topic: &[Outgoing]| {
             let open: HashMap<Vec<u8>, u32> = consumer(topic).into_iter().filter(|(_, (_, open))| *open).map(|(id, (revision, _))| (id, revision)).collect();
@@ -326,6 +339,75 @@ proptest! {
         second.idle(clock.plus(Span::days(40)), &mut end);
         topic.extend(end.publications.iter().map(|p| p.outgoing.clone()));
         prop_assert!(consumer(&topic).values().all(|(_, open)| !open));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// As above, with a topic of suppressed findings, and a second crash: of what brings topics and state together, some is written in each
+    /// of the two topics.
+    #[test]
+    fn what_ends_a_finding_stands_in_both_topics_wherever_it_was_killed(before in steps(), kept in any::<prop::sample::Index>(), gone in any::<prop::sample::Index>(), which in 0..2i32, written in any::<[prop::sample::Index; 2]>()) {
+        let some = Suppression { rules: rules("cidr = \"203.0.113.0/31\""), fate: crate::suppress::Fate::Topic("suppressed".to_owned()) };
+        let (mut clock, mut offsets) = (START, [0, 0]);
+        let mut first = task_with(Vec::new(), Published::default(), &some);
+        first.replay_done(&mut Turnout::default());
+        let (consumed, said) = live(&mut first, &before, &mut clock, &mut offsets);
+        let mut topic: Vec<Outgoing> = said.publications.iter().map(|p| p.outgoing.clone()).collect();
+        topic.truncate(kept.index(topic.len() + 1));
+        let start = gone.index(offsets[which as usize] as usize + 1) as i64;
+        let restart = |topic: &[Outgoing]| {
+            let mut task = task_with(entries(&said.journal), standing(topic), &some);
+            let of = task.partitions().id("in", which).unwrap();
+            let mut out = Turnout::default();
+            if start > 0 {
+                task.skipped_to(of, NextOffset(start));
+            }
+            for (origin, payload) in &consumed {
+                let was = first.partitions().get(origin.partition).unwrap();
+                let origin = Origin { partition: task.partitions().id("in", was.partition).unwrap(), ..*origin };
+                if origin.partition != of || origin.offset >= start {
+                    push(&mut task, &[(origin, payload.clone())], &mut out);
+                }
+            }
+            task.replay_done(&mut out);
+            (task, out.publications.into_iter().map(|p| p.outgoing).collect::<Vec<_>>())
+        };
+        let (_, second) = restart(&topic);
+        for (name, written) in ["findings", "suppressed"].into_iter().zip(written) {
+            let there: Vec<Outgoing> = second.iter().filter(|o| o.topic == name).cloned().collect();
+            topic.extend_from_slice(&there[..written.index(there.len() + 1)]);
+        }
+        topic.extend(second.iter().filter(|o| o.topic == "dead").cloned());
+        let (task, third) = restart(&topic);
+        topic.extend(third);
+
+        let header = |of: &Outgoing, name: &str| of.headers.iter().find(|(h, _)| h == name).map(|(_, v)| String::from_utf8(v.clone()).unwrap());
+        let of = |topic_name: &str| topic.iter().filter(|o| o.topic == topic_name).map(|o| (o.key.clone(), header(o, "revision").unwrap().parse::<u32>().unwrap(), header(o, "change").unwrap(), o.payload.clone())).collect::<Vec<_>>();
+        let (shown, suppressed) = (of("findings"), of("suppressed"));
+        let mut merged = std::collections::BTreeMap::new();
+        for stream in [&shown, &suppressed] {
+            let mut last = HashMap::new();
+            for (id, revision, ..) in stream {
+                prop_assert!(last.insert(id.clone(), *revision).is_none_or(|last| last < *revision), "twice, or out of order");
+            }
+        }
+        for (id, revision, change, payload) in shown.iter().chain(&suppressed) {
+            let same = merged.insert((id.clone(), *revision), (change.clone(), payload.clone())).is_none_or(|(_, was)| was == *payload);
+            prop_assert!(same, "two copies differ");
+            let ends = ["closed", "retracted"].contains(&change.as_str());
+            let copies = [&shown, &suppressed].iter().filter(|stream| stream.iter().any(|of| of.0 == *id && of.1 == *revision)).count();
+            prop_assert_eq!(copies, if ends { 2 } else { 1 }, "{}", String::from_utf8_lossy(payload));
+        }
+        // What a consumer of both knows does not contradict itself, and is the state.
+        let merged: Vec<Outgoing> = merged.into_iter().map(|((key, revision), (change, payload))| Outgoing {
+            topic: "findings".to_owned(), key, payload, token: 0,
+            headers: vec![("change".to_owned(), change.into_bytes()), ("revision".to_owned(), revision.to_string().into_bytes())],
+        }).collect();
+        let open: HashMap<Vec<u8>, u32> = consumer(&merged).into_iter().filter(|(_, (_, open))| *open).map(|(id, (revision, _))| (id, revision)).collect();
+        let known: HashMap<Vec<u8>, u32> = task.detector().open_findings().map(|c| (key(&c).into_bytes(), c.revision)).collect();
+        prop_assert_eq!(open, known);
     }
 }
 

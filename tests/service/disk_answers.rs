@@ -148,6 +148,12 @@ fn answer_disk_full_on_a_real_disk() {
         std::thread::park_timeout(Duration::from_millis(50));
     }
     assert_eq!(seen(&service), before, "nothing is consumed or published");
+    // What comes meanwhile shows as lag: the gauge does not stand still with the pipeline.
+    let lag = |p: &Process| p.metrics().unwrap().sum("firstseen_consumer_lag");
+    let behind = service.wait_for("the lag", |p| Some(lag(p)).filter(|lag| *lag > 0.0));
+    rig.produce(broker(), &filler(&fleet()[2 * third - 1])[..5_000]);
+    service.wait_for("the lag to grow", |p| (lag(p) >= behind + 5_000.0).then_some(()));
+    assert_eq!(seen(&service), before, "nothing is consumed or published");
     disk.make_room();
     service.reached(fleet()[2 * third - 1].arrival);
     let log = service.log();

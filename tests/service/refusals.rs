@@ -3,8 +3,9 @@
 use std::fs;
 use std::net::TcpListener;
 
-use crate::rig::{Rig, fleet};
-use crate::support::kafka::broker;
+use crate::rig::{Rig, fleet, say};
+use crate::support::kafka::{Broker, broker};
+use crate::support::process::Process;
 
 /// Starts it, expects it to end with `code`, and gives what it wrote to stderr but for its log lines.
 fn refused(rig: &Rig, code: i32) -> String {
@@ -46,6 +47,43 @@ fn an_absent_broker_and_an_absent_topic_are_told_by_name() {
     one_line(&refused(&rig, 1), &[&rig.input, "does not exist"]);
     let rig = Rig::shared("absent").set("output.create_topics", "false");
     one_line(&refused(&rig, 1), &[&rig.findings, "output.create_topics"]);
+}
+
+#[test]
+fn answer_brokers_away_at_a_start() {
+    let broker = Broker::start();
+    let rig = Rig::on(&broker, "away");
+    let half = fleet().len() / 2;
+    rig.produce(&broker, &fleet()[..half]);
+    let mut first = rig.start();
+    first.caught_up(half as u64);
+    first.kill();
+    rig.produce(&broker, &fleet()[half..]);
+    broker.kill();
+    let waits = |p: &mut Process| {
+        let (status, reason) = p.get("/readyz")?;
+        let waits = status == 503 && reason.contains("the start waits for the brokers") && p.get("/livez")?.0 == 200;
+        waits.then(|| p.metrics().map(|m| m.sum("firstseen_start_waits_total"))).flatten().filter(|n| *n > 1.0)
+    };
+    let mut stopped = rig.start();
+    stopped.wait_for("it to wait", waits);
+    stopped.drain();
+    let mut second = rig.start();
+    let asked = second.wait_for("it to wait", waits);
+    broker.resurrect();
+    second.reached(fleet().last().unwrap().arrival);
+    second.drain();
+    let log = second.log();
+    assert!(log.contains("no Kafka broker answered at kafka.bootstrap_servers") && log.contains("the brokers answer"), "{log}");
+    rig.holds_what_is_expected();
+
+    // A cluster that never answered may be the wrong one.
+    let mut other = Rig::new("never");
+    other.bootstrap = "127.0.0.1:1".to_owned();
+    one_line(&refused(&other, 1), &["kafka.bootstrap_servers", "127.0.0.1:1"]);
+    say(&format!(
+        "answer, brokers away at a start: waited for (asked {asked} times), unready and alive, a stop ends it with exit 0; 0 lost, 0 doubled. Never reached before: exit 1"
+    ));
 }
 
 #[test]

@@ -115,7 +115,7 @@ impl Process {
     /// The HTTP endpoint's address, as logged.
     pub(crate) fn address(&self) -> Option<String> {
         let log = self.log();
-        let line = log.lines().find(|l| l.contains(r#""message":"running""#))?;
+        let line = log.lines().find(|l| [r#""message":"running""#, r#""message":"starting: "#].iter().any(|said| l.contains(said)))?;
         let line: serde_json::Value = serde_json::from_str(line).ok()?;
         Some(line["http"].as_str().unwrap().to_owned())
     }
