@@ -1,7 +1,7 @@
 //! The command line: its arguments and the texts that teach them. It starts nothing; `main` does.
 
 use crate::config::parse_span;
-use crate::time::Ticks;
+use crate::time::{Span, Ticks};
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -51,7 +51,7 @@ pub enum Command {
     /// Reads messages or bare records, one JSON object a line, .gz and .zst as they are, directories with all that is in them, and - for
     /// standard input. All input is merged by arrival.
     #[command(
-        after_help = "Example:\n  firstseen backtest export/ --changes changes.ndjson\n  zcat march.json.gz | firstseen backtest - --changes -"
+        after_help = "Example:\n  firstseen backtest export/ --changes changes.ndjson\n  firstseen backtest export/ --report report.html --report report.json\n  zcat march.json.gz | firstseen backtest - --changes -"
     )]
     Backtest(Backtest),
     /// Load history into the state directory, so that `run` begins with a baseline
@@ -246,6 +246,21 @@ pub struct Backtest {
     /// Threads that decode. Without it: one a core
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: Option<u16>,
+    /// Write a report here: one page that needs no network (.html), or the same numbers (.json); may be given twice
+    #[arg(long, value_name = "FILE")]
+    pub report: Vec<PathBuf>,
+    /// Findings that the report lists one by one: the most severe and newest
+    #[arg(long, value_name = "N", default_value_t = 500, requires = "report", value_parser = clap::value_parser!(u32).range(..=100_000))]
+    pub report_findings: u32,
+    /// query.prevalence_below of the report's what-if grid, beside the configured one. Without it: 2,3,4,6,8,12
+    #[arg(long, value_name = "N,N", value_delimiter = ',', requires = "report", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub what_if_prevalence: Vec<u32>,
+    /// query.vendor_servers_below of the grid, beside the configured one. Without it: 2,4,6,10
+    #[arg(long, value_name = "N,N", value_delimiter = ',', requires = "report", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub what_if_vendor_servers: Vec<u32>,
+    /// query.lookback of the grid, beside the configured one. Without it: 5d,7d,14d, such as fit the other windows
+    #[arg(long, value_name = "SPAN,SPAN", value_delimiter = ',', requires = "report", value_parser = span)]
+    pub what_if_lookback: Vec<Span>,
 }
 
 /// What of the input is wanted.
@@ -346,6 +361,10 @@ fn duration(text: &str) -> Result<Duration, String> {
         Some(ticks) if ticks > 0 => Ok(Duration::from_nanos(ticks.saturating_mul(100))),
         _ => Err("expected a length of time such as \"60s\" or \"2m\"".into()),
     }
+}
+
+fn span(text: &str) -> Result<Span, String> {
+    parse_span(text).filter(|span| *span > Span::ZERO).ok_or_else(|| "expected a length of time such as \"7d\" or \"36h\"".into())
 }
 
 /// A day (its beginning, in UTC) or an instant.

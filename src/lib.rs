@@ -21,6 +21,7 @@ pub mod logging;
 pub mod metrics;
 pub mod planted;
 pub mod questions;
+pub mod report;
 pub mod service;
 pub mod stage;
 pub mod state;

@@ -3,6 +3,8 @@
 //! Feeds the detector what [`blocks`] gives, in arrival order. Changes are written in the order of `at` within
 //! each tenant, as they come; at the end of the input the clocks stay where the input left them.
 
+mod report;
+
 use super::{config, selection};
 use crate::cli;
 use crate::defender::decode::Limits;
@@ -16,6 +18,7 @@ use crate::finding::json::to_json;
 use crate::finding::severity::Privileged;
 use crate::finding::{Change, ChangeKind};
 use crate::host_clock;
+use crate::report::collect::Collector;
 use crate::suppress::Suppression;
 use crate::time::{Span, Ticks};
 use anyhow::Context;
@@ -34,13 +37,17 @@ pub(super) fn backtest(args: &cli::Backtest) -> anyhow::Result<ExitCode> {
     let selection = selection(&args.selection)?;
     let tenants = selection.tenants.clone();
     let source = FileSource::select(&args.paths, selection, Retry::default())?.horizon(begun.plus(settings.max_clock_skew));
+    let privileged = Privileged::new(&config.detection.privileged_servers).unwrap_or_else(|_| Privileged::none());
+    let suppression = config.suppression();
+    let (reporting, collector) = report::Reporting::start(args, &settings, &suppression.rules, &privileged)?.unzip();
     let paths: Arc<Vec<PathBuf>> = Arc::new((0..source.files() as u32).map(|n| source.path(n).to_owned()).collect());
     let progress = Progress::new(&source);
     let (mut decoded, reading) = blocks::start(source, blocks::threads(args.threads), limits)?;
     let mut out = Writer {
         settings: settings.clone(),
-        privileged: Privileged::new(&config.detection.privileged_servers).unwrap_or_else(|_| Privileged::none()),
-        suppression: config.suppression(),
+        privileged,
+        suppression,
+        report: collector,
         suppressed: BTreeMap::new(),
         changes: args.changes.as_deref().map(create).transpose()?,
         dead_letters: args.dead_letters.as_deref().map(create).transpose()?,
@@ -57,6 +64,10 @@ pub(super) fn backtest(args: &cli::Backtest) -> anyhow::Result<ExitCode> {
     let mut damaged = 0;
     while let Some((block, batch)) = decoded.recv() {
         out.lines = block.lines;
+        let batch = Arc::new(batch);
+        if let Some(reporting) = &reporting {
+            reporting.take(&batch);
+        }
         feed.batch(&batch, &mut out);
         for error in &block.errors {
             progress.say(&format!("warning: {error}"));
@@ -76,6 +87,9 @@ pub(super) fn backtest(args: &cli::Backtest) -> anyhow::Result<ExitCode> {
     }
     progress.finish();
     out.flush()?;
+    if let Some((reporting, collector)) = reporting.zip(out.report.take()) {
+        reporting.finish(collector, &feed)?;
+    }
     summary(&feed, &out);
     Ok(ExitCode::from(u8::from(damaged > 0)))
 }
@@ -93,6 +107,7 @@ struct Writer {
     settings: Settings,
     privileged: Privileged,
     suppression: Suppression,
+    report: Option<Collector>,
     /// Changes that each rule marked.
     suppressed: BTreeMap<Arc<str>, u64>,
     changes: Option<Box<dyn Write>>,
@@ -136,6 +151,9 @@ impl Output for Writer {
             ChangeKind::Opened => self.open += 1,
             ChangeKind::Updated => {}
             ChangeKind::Retracted | ChangeKind::Closed => self.open -= 1,
+        }
+        if let Some(report) = &mut self.report {
+            report.take(&change);
         }
         if self.changes.is_some() && (self.suppression.topic().is_some() || self.suppression.lets_out(&change)) {
             let text = to_json(&change, &self.settings, &self.privileged);
