@@ -8,11 +8,9 @@
 //! chunk with room, and a chunk whose rows are all gone gives its memory back: after the first days, when everything is new, the table of
 //! candidates shrinks to what a normal day needs.
 
+use super::pool::CHUNK_BYTES;
 use super::wire::{Get, Put, WireError};
 use std::collections::BTreeSet;
-
-const CHUNK: usize = 1 << CHUNK_BITS;
-const CHUNK_BITS: u32 = 11;
 
 /// A row that can be written to a snapshot and read back.
 pub(crate) trait Row: Sized {
@@ -54,7 +52,7 @@ struct Chunk<T> {
     /// Places before the end that hold no row.
     free: Vec<u16>,
     /// A bit for each row that the copy of this number already holds, or must not hold.
-    copied: [u64; CHUNK / 64],
+    copied: Vec<u64>,
     copy: u32,
 }
 
@@ -88,18 +86,24 @@ impl<T: Row> Default for Slab<T> {
 }
 
 impl<T> Chunk<T> {
+    /// Rows in a chunk, and its logarithm: a power of two, so that an id is split by shifting.
+    const ROWS: usize = 1 << Self::BITS;
+    const BITS: u32 = (CHUNK_BYTES / size_of::<Option<T>>()).ilog2();
+
     fn new() -> Self {
-        Chunk { rows: Vec::new(), live: 0, free: Vec::new(), copied: [0; CHUNK / 64], copy: 0 }
+        Chunk { rows: Vec::new(), live: 0, free: Vec::new(), copied: Vec::new(), copy: 0 }
     }
 
     fn has_room(&self) -> bool {
-        !self.free.is_empty() || self.rows.len() < CHUNK
+        !self.free.is_empty() || self.rows.len() < Self::ROWS
     }
 
     /// Marks a row as dealt with by a copy; true when it was not yet.
     fn mark(&mut self, at: usize, copy: u32) -> bool {
         if self.copy != copy {
-            (self.copy, self.copied) = (copy, [0; CHUNK / 64]);
+            self.copy = copy;
+            self.copied.clear();
+            self.copied.resize(Self::ROWS.div_ceil(64), 0);
         }
         let (word, bit) = (at / 64, 1u64 << (at % 64));
         let Some(word) = self.copied.get_mut(word) else { return false };
@@ -118,18 +122,18 @@ impl<T: Row> Slab<T> {
     /// No id in use is as great as this.
     pub(crate) fn id_end(&self) -> u32 {
         let last = self.chunks.last().map_or(0, |c| c.rows.len());
-        ((self.chunks.len().saturating_sub(1) << CHUNK_BITS) + last) as u32
+        ((self.chunks.len().saturating_sub(1) << Chunk::<T>::BITS) + last) as u32
     }
 
     #[inline]
     pub(crate) fn get(&self, id: u32) -> Option<&T> {
-        self.chunks.get((id >> CHUNK_BITS) as usize)?.rows.get(id as usize % CHUNK)?.as_ref()
+        self.chunks.get((id >> Chunk::<T>::BITS) as usize)?.rows.get(id as usize % Chunk::<T>::ROWS)?.as_ref()
     }
 
     /// Without the bookkeeping for a copy.
     #[inline]
     fn quietly(&mut self, id: u32) -> Option<&mut T> {
-        self.chunks.get_mut((id >> CHUNK_BITS) as usize)?.rows.get_mut(id as usize % CHUNK)?.as_mut()
+        self.chunks.get_mut((id >> Chunk::<T>::BITS) as usize)?.rows.get_mut(id as usize % Chunk::<T>::ROWS)?.as_mut()
     }
 
     /// The row at an id that the tables themselves hand out.
@@ -154,7 +158,7 @@ impl<T: Row> Slab<T> {
     pub(crate) fn edit<R>(&mut self, id: u32, change: impl FnOnce(&mut T, &mut T::Lists) -> R) -> R {
         self.save(id);
         // Not by `quietly`: the lists are borrowed beside the row.
-        let row = self.chunks.get_mut((id >> CHUNK_BITS) as usize).and_then(|c| c.rows.get_mut(id as usize % CHUNK));
+        let row = self.chunks.get_mut((id >> Chunk::<T>::BITS) as usize).and_then(|c| c.rows.get_mut(id as usize % Chunk::<T>::ROWS));
         let row = row.and_then(Option::as_mut).expect("INV-ids: an id in a table names a row");
         let result = change(row, &mut self.lists);
         self.follow_moves();
@@ -186,7 +190,7 @@ impl<T: Row> Slab<T> {
             None => {
                 if number > 0 && chunk.rows.capacity() == 0 {
                     // The first chunk grows as it fills: a table with three rows costs three rows.
-                    chunk.rows.reserve_exact(CHUNK);
+                    chunk.rows.reserve_exact(Chunk::<T>::ROWS);
                 }
                 chunk.rows.push(Some(row));
                 chunk.rows.len() - 1
@@ -199,7 +203,7 @@ impl<T: Row> Slab<T> {
             self.room.remove(&number);
         }
         self.len += 1;
-        number << CHUNK_BITS | at as u32
+        number << Chunk::<T>::BITS | at as u32
     }
 
     fn add_chunk(&mut self) -> u32 {
@@ -211,10 +215,10 @@ impl<T: Row> Slab<T> {
 
     pub(crate) fn remove(&mut self, id: u32) -> Option<T> {
         self.save(id);
-        let number = id >> CHUNK_BITS;
+        let number = id >> Chunk::<T>::BITS;
         let chunk = self.chunks.get_mut(number as usize)?;
-        let mut row = chunk.rows.get_mut(id as usize % CHUNK)?.take()?;
-        chunk.free.push((id as usize % CHUNK) as u16);
+        let mut row = chunk.rows.get_mut(id as usize % Chunk::<T>::ROWS)?.take()?;
+        chunk.free.push((id as usize % Chunk::<T>::ROWS) as u16);
         chunk.live -= 1;
         if chunk.live == 0 && number > 0 {
             (chunk.rows, chunk.free) = (Vec::new(), Vec::new());
@@ -227,10 +231,9 @@ impl<T: Row> Slab<T> {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
-        self.chunks
-            .iter()
-            .zip(0u32..)
-            .flat_map(|(chunk, number)| chunk.rows.iter().zip(number << CHUNK_BITS..).filter_map(|(row, id)| Some((id, row.as_ref()?))))
+        self.chunks.iter().zip(0u32..).flat_map(|(chunk, number)| {
+            chunk.rows.iter().zip(number << Chunk::<T>::BITS..).filter_map(|(row, id)| Some((id, row.as_ref()?)))
+        })
     }
 
     #[inline]
@@ -242,8 +245,8 @@ impl<T: Row> Slab<T> {
 
     #[inline(never)]
     fn save_for_copy(&mut self, id: u32) {
-        let (copy, at) = (self.copy, id as usize % CHUNK);
-        let Some(chunk) = self.chunks.get_mut((id >> CHUNK_BITS) as usize) else { return };
+        let (copy, at) = (self.copy, id as usize % Chunk::<T>::ROWS);
+        let Some(chunk) = self.chunks.get_mut((id >> Chunk::<T>::BITS) as usize) else { return };
         if chunk.rows.get(at).is_some_and(Option::is_some)
             && chunk.mark(at, copy)
             && let Some(Some(row)) = chunk.rows.get(at)
@@ -265,8 +268,8 @@ impl<T: Row> Slab<T> {
     pub(crate) fn copy_some(&mut self, budget: usize) -> bool {
         let until = self.out.len().saturating_add(budget);
         while self.cursor < self.cursor_end && self.out.len() < until {
-            if self.chunks.get((self.cursor >> CHUNK_BITS) as usize).is_none_or(|c| c.live == 0) {
-                self.cursor = ((self.cursor >> CHUNK_BITS) + 1).saturating_mul(CHUNK as u32).min(self.cursor_end);
+            if self.chunks.get((self.cursor >> Chunk::<T>::BITS) as usize).is_none_or(|c| c.live == 0) {
+                self.cursor = ((self.cursor >> Chunk::<T>::BITS) + 1).saturating_mul(Chunk::<T>::ROWS as u32).min(self.cursor_end);
                 continue;
             }
             self.save_for_copy(self.cursor);
@@ -296,8 +299,8 @@ impl<T: Row> Slab<T> {
         let mut get = Get(bytes);
         while !get.is_empty() {
             let id = get.u32()?;
-            let (number, at) = ((id >> CHUNK_BITS) as usize, id as usize % CHUNK);
-            if id >= u32::MAX - 1 || number > self.chunks.len() + (1 << (27 - CHUNK_BITS)) {
+            let (number, at) = ((id >> Chunk::<T>::BITS) as usize, id as usize % Chunk::<T>::ROWS);
+            if id >= u32::MAX - 1 || number > self.chunks.len() + (1 << (27 - Chunk::<T>::BITS)) {
                 return Err(WireError::Invalid("row id"));
             }
             while self.chunks.len() <= number {
@@ -306,7 +309,7 @@ impl<T: Row> Slab<T> {
             let row = T::decode(&mut get, id, &mut self.lists)?;
             let chunk = self.chunks.get_mut(number).ok_or(WireError::Invalid("row id"))?;
             if number > 0 && chunk.rows.capacity() == 0 {
-                chunk.rows.reserve_exact(CHUNK);
+                chunk.rows.reserve_exact(Chunk::<T>::ROWS);
             }
             while chunk.rows.len() <= at {
                 chunk.rows.push(None);
@@ -336,6 +339,8 @@ impl<T: Row> Slab<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const CHUNK: usize = Chunk::<u64>::ROWS;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
