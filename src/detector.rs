@@ -344,8 +344,8 @@ impl Detector {
             }
             match target {
                 Target::Candidate(id) => {
-                    if self.candidates.get(id).is_some_and(|c| c.timer == at) {
-                        self.candidates.row_mut(id).timer = Ticks::MAX;
+                    if self.candidates.get(id).is_some_and(|c| c.timer.is_at(at)) {
+                        self.candidates.row_mut(id).timer = timers::Armed::NEVER;
                         self.dirty.push(id);
                     }
                 }

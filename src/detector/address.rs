@@ -8,8 +8,8 @@ use std::net::Ipv4Addr;
 pub(crate) enum Address {
     /// Its text is the one that this address has.
     V4([u8; 4]),
-    /// The place of its text.
-    Text(u32),
+    /// The place of its text, a little-endian number: an address takes five bytes.
+    Text([u8; 4]),
 }
 
 impl Address {
@@ -39,11 +39,12 @@ impl Addresses {
             self.texts.len() as u32 - 1
         });
         self.texts.iter_mut().skip(place as usize).take(1).for_each(|kept| *kept = text.into());
-        Address::Text(place)
+        Address::Text(place.to_le_bytes())
     }
 
     pub(crate) fn release(&mut self, address: Address) {
         if let Address::Text(place) = address {
+            let place = u32::from_le_bytes(place);
             self.texts.iter_mut().skip(place as usize).take(1).for_each(|kept| *kept = Box::default());
             self.free.push(place);
         }
@@ -54,15 +55,19 @@ impl Addresses {
     pub(crate) fn is(&self, address: Address, parsed: Option<[u8; 4]>, text: &str) -> bool {
         match address {
             Address::V4(octets) => parsed == Some(octets),
-            Address::Text(place) => parsed.is_none() && self.texts.get(place as usize).is_some_and(|kept| **kept == *text),
+            Address::Text(place) => parsed.is_none() && *self.kept(place) == *text,
         }
     }
 
     pub(crate) fn text(&self, address: Address) -> CompactString {
         match address {
             Address::V4(octets) => Ipv4Addr::from(octets).to_compact_string(),
-            Address::Text(place) => self.texts.get(place as usize).map_or_else(CompactString::default, |text| CompactString::from(&**text)),
+            Address::Text(place) => CompactString::from(self.kept(place)),
         }
+    }
+
+    fn kept(&self, place: [u8; 4]) -> &str {
+        self.texts.get(u32::from_le_bytes(place) as usize).map_or("", |text| text)
     }
 }
 
@@ -84,6 +89,6 @@ mod tests {
         }
         assert_eq!(kept.iter().filter(|address| matches!(address, Address::V4(_))).count(), 3);
         kept.into_iter().for_each(|address| addresses.release(address));
-        assert_eq!(addresses.keep("2001:db8::2"), Address::Text(6), "a freed place is used again");
+        assert_eq!(addresses.keep("2001:db8::2"), Address::Text([6, 0, 0, 0]), "a freed place is used again");
     }
 }

@@ -3,6 +3,7 @@
 
 use super::message::Answer;
 use super::slab::{Row, Slab};
+use super::timers::Armed;
 use super::wire::{Get, Put, WireError};
 use crate::defender::NetworkEvent;
 use crate::finding::{FindingId, OpeningEvent};
@@ -37,7 +38,7 @@ pub(crate) struct Candidate {
     /// The destination's answer, while the device is third-party; not persisted.
     pub(crate) answer: Option<Box<Answer>>,
     /// Not persisted, as every timer.
-    pub(crate) timer: Ticks,
+    pub(crate) timer: Armed,
     /// Its place in its device's list; not persisted.
     pub(crate) place: u32,
 }
@@ -260,7 +261,7 @@ impl Row for Candidate {
             identities,
             finding,
             answer: None,
-            timer: Ticks::MAX,
+            timer: Armed::NEVER,
             place: 0,
         })
     }

@@ -10,16 +10,17 @@ use super::distinct::{Bounds, PrintKey, Recent, Seen, Sighting, TextKey};
 use super::index::Index;
 use super::message::{Answer, Message};
 use super::pool::Pool;
-use super::sketch::{Panes, fingerprint};
+use super::sketch::{Panes, fingerprint_bytes};
 use super::slab::{Lists, Moved, Row, Slab};
 use super::strings::Strings;
-use super::timers::Target;
+use super::timers::{Armed, Target};
 use super::wire::{Get, Put, WireError};
 use super::{Settings, window};
 use crate::time::{Span, Ticks};
 use compact_str::CompactString;
 use thin_vec::ThinVec;
 
+/// Forty bytes, empty places of the table included.
 #[derive(Debug)]
 pub(crate) struct Destination {
     pub(crate) tenant: u32,
@@ -28,7 +29,7 @@ pub(crate) struct Destination {
     urls: Recent,
     /// Only where it is needed.
     extra: Option<Box<Extra>>,
-    timer: Ticks,
+    timer: Armed,
 }
 
 /// What few destinations have.
@@ -72,6 +73,8 @@ struct Watched {
     candidates: ThinVec<u32>,
     answered: Answer,
 }
+
+const _: () = assert!(size_of::<Option<Destination>>() == 40);
 
 impl Row for Destination {
     type Lists = DestinationLists;
@@ -123,7 +126,7 @@ impl Row for Destination {
             devices: Recent::from_rows(&devices, &mut lists.devices, id),
             urls: Recent::from_rows(&urls, &mut lists.urls, id),
             extra: overflow.map(|overflow| Box::new(Extra { overflow: Some(overflow), watched: None })),
-            timer: Ticks::MAX,
+            timer: Armed::NEVER,
         })
     }
 
@@ -182,13 +185,13 @@ impl Destination {
         strings: &mut Strings,
     ) -> bool {
         // Most destinations go by one name: looking at it is cheaper than looking it up among all.
-        let known = self.urls.see_again(pool, |key| strings.get(key) == url, t, bounds.now, bounds.span);
+        let known = self.urls.see_again(pool, |key| strings.is(key, url), t, bounds.now, bounds.span);
         if let Some(sighting) = known {
             return sighting == Sighting::Returned;
         }
         let key = strings.intern(url);
         let mut gone = Vec::new();
-        let rank = |url| fingerprint(strings.get(url));
+        let rank = |url| fingerprint_bytes(strings.bytes(url));
         let sighting = self.urls.see((pool, id), key, t, bounds, rank, |url| gone.push(url));
         gone.into_iter().for_each(|url| strings.release(url));
         match sighting {
@@ -251,7 +254,7 @@ impl Destinations {
     /// Reads what [`Destinations::id`] and [`Destinations::sighting`] will read of the row itself.
     #[inline]
     pub(crate) fn touch(&self, id: u32) -> u64 {
-        self.rows.get(id).map_or(0, |row| u64::from(row.tenant) ^ row.timer.0 as u64)
+        self.rows.get(id).map_or(0, |row| u64::from(row.tenant))
     }
 
     /// The same of its lists; the first URL comes back.
@@ -320,7 +323,7 @@ impl Destinations {
         }
         let address = self.rows.lists.addresses.keep(ip);
         let (devices, urls) = (Recent::default(), Recent::default());
-        let id = self.rows.insert(Destination { tenant, address, devices, urls, extra: None, timer: Ticks::MAX });
+        let id = self.rows.insert(Destination { tenant, address, devices, urls, extra: None, timer: Armed::NEVER });
         if id as usize >= self.references.len() {
             self.references.resize(id as usize + 1, 0);
         }
@@ -369,7 +372,7 @@ impl Destinations {
                 row.overflow_mut().panes.iter_mut().for_each(|panes| panes.insert(device, t, span));
             }
             changed |= !url.is_empty() && row.url_seen((&mut lists.urls, id), url, t, Bounds { cap: urls_cap, ..bounds }, strings);
-            if row.timer == Ticks::MAX || row.watched().is_some() {
+            if row.timer == Armed::NEVER || row.watched().is_some() {
                 timers.arm(&mut row.timer, window::ends(t, span), Target::Destination(id));
             }
             changed
@@ -400,7 +403,7 @@ impl Destinations {
     fn answer(&self, id: u32, turn: &Turn<'_>) -> Answer {
         let (row, lists, span) = (self.rows.row(id), &self.rows.lists, turn.settings.prevalence_window);
         let urls = row.urls.iter(&lists.urls, turn.now, span);
-        let urls = urls.map(|s| fingerprint(turn.strings.get(s.key()))).fold(0u64, u64::wrapping_add);
+        let urls = urls.map(|s| fingerprint_bytes(turn.strings.bytes(s.key()))).fold(0u64, u64::wrapping_add);
         // Beyond the cap the exact number decides nothing: no estimate is made for an answer.
         Answer { prevalence: row.devices.count(&lists.devices, turn.now, span) as u32, urls }
     }
@@ -439,12 +442,12 @@ impl Destinations {
     /// A timer fired: drops what has left the window, tells watchers, looks when to look again.
     pub(crate) fn due(&mut self, id: u32, turn: &mut Turn<'_>) {
         let (now, span) = (turn.now, turn.settings.prevalence_window);
-        if self.rows.get(id).is_none_or(|row| row.timer != now) {
+        if self.rows.get(id).is_none_or(|row| !row.timer.is_at(now)) {
             return;
         }
         let (strings, timers, settings) = (&mut *turn.strings, &mut *turn.timers, turn.settings);
         self.rows.edit(id, |row, lists| {
-            row.timer = Ticks::MAX;
+            row.timer = Armed::NEVER;
             row.devices.expire(&mut lists.devices, id, now, span, |_| {});
             row.urls.expire(&mut lists.urls, id, now, span, |gone| strings.release(gone));
             let below_cap = row.devices.all(&lists.devices).len() < settings.device_cap();

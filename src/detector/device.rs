@@ -11,7 +11,7 @@ use super::message::Message;
 use super::packed::Packed;
 use super::pool::{List, Pool};
 use super::slab::{Lists, Moved, Row, Slab};
-use super::timers::Target;
+use super::timers::{Armed, Target};
 use super::vendor::Vendors;
 use super::wire::{Get, Put, WireError};
 use super::{Settings, window};
@@ -38,7 +38,7 @@ pub(crate) struct Device {
     pub(crate) candidates: ThinVec<u32>,
     is_server: bool,
     rare: u32,
-    timer: Ticks,
+    timer: Armed,
 }
 
 /// A vendor whose software a device was seen with.
@@ -136,7 +136,7 @@ impl Row for Device {
             candidates: ThinVec::new(),
             is_server: false,
             rare: 0,
-            timer: Ticks::MAX,
+            timer: Armed::NEVER,
         })
     }
 
@@ -201,7 +201,7 @@ impl Devices {
     /// Reads what will be read of the row itself.
     #[inline]
     pub(crate) fn touch(&self, id: u32) -> u64 {
-        self.rows.get(id).map_or(0, |row| u64::from(row.tenant) ^ row.timer.0 as u64 ^ row.server_seen.0 as u64 ^ row.name.len() as u64)
+        self.rows.get(id).map_or(0, |row| u64::from(row.tenant) ^ row.server_seen.0 as u64 ^ row.name.len() as u64)
     }
 
     /// The same of its lists and its name.
@@ -279,7 +279,7 @@ impl Devices {
             candidates: ThinVec::new(),
             is_server: false,
             rare: 0,
-            timer: Ticks::MAX,
+            timer: Armed::NEVER,
         });
         let hash = self.index.hash_scoped(tenant, name.as_bytes());
         self.index.insert(hash, id);
@@ -293,7 +293,7 @@ impl Devices {
         if info.says_server() && t >= device.server_seen {
             device.server_seen = t;
             for (kept, text) in [(&mut device.os_platform, info.os_platform), (&mut device.device_type, info.device_type)] {
-                if turn.strings.get(*kept) != text {
+                if !turn.strings.is(*kept, text) {
                     let old = std::mem::replace(kept, turn.strings.intern(text));
                     turn.strings.release(old);
                 }
@@ -356,10 +356,10 @@ impl Devices {
         mut vendor_gone: impl FnMut(u32),
         mut connection_gone: impl FnMut(u32),
     ) -> bool {
-        if self.rows.get(id).is_none_or(|d| d.timer != turn.now) {
+        if self.rows.get(id).is_none_or(|d| !d.timer.is_at(turn.now)) {
             return false;
         }
-        self.rows.row_mut(id).timer = Ticks::MAX;
+        self.rows.row_mut(id).timer = Armed::NEVER;
         self.settle(id, turn);
         let (now, lookback) = (turn.now, turn.settings.lookback);
         self.rows.edit(id, |device, lists| {

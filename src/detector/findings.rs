@@ -6,7 +6,7 @@
 use super::candidate::{self, Finding};
 use super::connections::{port_code, port_of};
 use super::judge::{self, Verdict};
-use super::timers::Target;
+use super::timers::{Armed, Target};
 use super::{Detector, Effect, Turn, message};
 use crate::finding::{Change, ChangeKind, FindingId};
 use crate::time::{Span, Ticks};
@@ -43,7 +43,7 @@ impl Detector {
         }
         if now >= self.candidates.row(id).end {
             self.end_candidate(id);
-        } else if self.candidates.row(id).timer == Ticks::MAX {
+        } else if self.candidates.row(id).timer == Armed::NEVER {
             self.arm_candidate(tenant, id, now);
         }
     }

@@ -7,7 +7,7 @@
 use super::candidate::{self, Candidate, Identities, identity};
 use super::connections::{Known, port_code};
 use super::message::Message;
-use super::timers::Target;
+use super::timers::{Armed, Target};
 use super::{Detector, Effect, Turn, sketch, window};
 use crate::defender::NetworkEvent;
 use crate::time::Ticks;
@@ -137,7 +137,7 @@ impl Detector {
             identities: Identities::new(identity(device_print, event)),
             finding: None,
             answer: None,
-            timer: Ticks::MAX,
+            timer: Armed::NEVER,
             place: self.devices.rows.row(device).candidates.len() as u32,
         });
         let row = self.devices.rows.row_mut(device);

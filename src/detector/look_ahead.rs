@@ -98,7 +98,7 @@ impl Detector {
             sum ^= hint.candidate.map_or(0, |id| self.candidates.get(id).map_or(0, |row| row.touch()));
         }
         for hint in &ahead.hints {
-            sum ^= self.strings.get(hint.url).bytes().next().map_or(0, u64::from);
+            sum ^= self.strings.bytes(hint.url).first().map_or(0, |first| u64::from(*first));
         }
         black_box(sum);
         self.ahead = ahead;

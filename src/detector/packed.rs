@@ -10,6 +10,8 @@ pub(crate) struct Packed([u8; 7]);
 const GREATEST: i64 = (1 << 55) - 1;
 
 impl Packed {
+    pub(crate) const GREATEST: Packed = Packed([0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x7F]);
+
     #[inline]
     pub(crate) fn new(t: Ticks) -> Packed {
         let [a, b, c, d, e, f, g, _] = t.0.clamp(-GREATEST - 1, GREATEST).to_le_bytes();
@@ -41,6 +43,7 @@ mod tests {
         }
         assert_eq!(Packed::new(Ticks::MIN).ticks(), Ticks(-GREATEST - 1));
         assert_eq!(Packed::new(Ticks::MAX).ticks(), Ticks(GREATEST));
+        assert_eq!(Packed::new(Ticks::MAX), Packed::GREATEST);
         assert_eq!(size_of::<(u8, Packed)>(), 8);
     }
 }

@@ -176,26 +176,28 @@ impl<T: Row> Slab<T> {
     }
 
     pub(crate) fn insert(&mut self, row: T) -> u32 {
+        self.insert_with(|_, _| row)
+    }
+
+    /// Inserts a row that is made of its id and the lists.
+    pub(crate) fn insert_with(&mut self, row: impl FnOnce(u32, &mut T::Lists) -> T) -> u32 {
         let number = self.room.first().copied().unwrap_or_else(|| self.add_chunk());
         let copying = self.cursor < self.cursor_end;
         let chunk = self.chunks.get_mut(number as usize).expect("INV-ids: a chunk with room is there");
         chunk.live += 1;
-        let at = match chunk.free.pop().map(usize::from) {
-            Some(at) => {
-                if let Some(place) = chunk.rows.get_mut(at) {
-                    *place = Some(row);
-                }
-                at
-            }
+        let at = chunk.free.pop().map_or(chunk.rows.len(), usize::from);
+        let id = number << Chunk::<T>::BITS | at as u32;
+        let row = row(id, &mut self.lists);
+        match chunk.rows.get_mut(at) {
+            Some(place) => *place = Some(row),
             None => {
                 if number > 0 && chunk.rows.capacity() == 0 {
                     // The first chunk grows as it fills: a table with three rows costs three rows.
                     chunk.rows.reserve_exact(Chunk::<T>::ROWS);
                 }
                 chunk.rows.push(Some(row));
-                chunk.rows.len() - 1
             }
-        };
+        }
         if copying {
             chunk.mark(at, self.copy);
         }
@@ -203,7 +205,7 @@ impl<T: Row> Slab<T> {
             self.room.remove(&number);
         }
         self.len += 1;
-        number << Chunk::<T>::BITS | at as u32
+        id
     }
 
     fn add_chunk(&mut self) -> u32 {

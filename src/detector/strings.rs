@@ -4,26 +4,48 @@
 //! persisted but recounted from the holders after a load. Id 0 is the empty string and is never freed.
 
 use super::index::Index;
-use super::slab::{Row, Slab};
+use super::pool::{List, Pool};
+use super::slab::{Lists, Moved, Row, Slab};
 use super::wire::{Get, Put, WireError};
 
 /// The id of the empty string.
 pub(crate) const EMPTY: u32 = 0;
 
-impl Row for Box<str> {
-    type Lists = ();
+/// A text; its bytes lie in the pool of all texts.
+#[derive(Debug)]
+pub(crate) struct Text(List);
 
-    fn encode(&self, (): &(), out: &mut Vec<u8>) {
-        out.put_str(self);
+/// The bytes of all texts.
+#[derive(Debug, Default)]
+pub(crate) struct Bytes(Pool<u8>);
+
+impl Lists for Bytes {
+    #[inline]
+    fn next_move(&mut self) -> Option<(u8, Moved)> {
+        self.0.next_move().map(|moved| (0, moved))
     }
-    fn decode(bytes: &mut Get<'_>, _: u32, (): &mut ()) -> Result<Self, WireError> {
-        Ok(bytes.str()?.into())
+}
+
+impl Row for Text {
+    type Lists = Bytes;
+
+    fn encode(&self, bytes: &Bytes, out: &mut Vec<u8>) {
+        out.put_bytes(bytes.0.items(self.0));
+    }
+    fn decode(bytes: &mut Get<'_>, id: u32, texts: &mut Bytes) -> Result<Self, WireError> {
+        Ok(Text(texts.0.list(bytes.str()?.as_bytes(), id)))
+    }
+    fn free(&mut self, bytes: &mut Bytes) {
+        bytes.0.clear(&mut self.0);
+    }
+    fn follow(&mut self, _: u8, moved: Moved) {
+        self.0.follow(moved);
     }
 }
 
 #[derive(Debug)]
 pub(crate) struct Strings {
-    pub(crate) rows: Slab<Box<str>>,
+    pub(crate) rows: Slab<Text>,
     references: Vec<u32>,
     index: Index,
 }
@@ -39,11 +61,10 @@ impl Strings {
     /// The id of `text`, with one reference for the caller.
     pub(crate) fn intern(&mut self, text: &str) -> u32 {
         let hash = self.index.hash(text.as_bytes());
-        let rows = &self.rows;
-        let id = match self.index.find(hash, |id| rows.get(id).is_some_and(|row| **row == *text)) {
+        let id = match self.index.find(hash, |id| self.contains(id) && self.is(id, text)) {
             Some(id) => id,
             None => {
-                let id = self.rows.insert(text.into());
+                let id = self.rows.insert_with(|id, bytes| Text(bytes.0.list(text.as_bytes(), id)));
                 self.index.insert(hash, id);
                 if id as usize >= self.references.len() {
                     self.references.resize(id as usize + 1, 0);
@@ -58,11 +79,20 @@ impl Strings {
     /// Reads where the text is.
     #[inline]
     pub(crate) fn touch(&self, id: u32) -> u64 {
-        self.get(id).len() as u64
+        self.rows.get(id).map_or(0, |text| text.0.len() as u64)
+    }
+
+    pub(crate) fn bytes(&self, id: u32) -> &[u8] {
+        self.rows.get(id).map_or(&[], |text| self.rows.lists.0.items(text.0))
     }
 
     pub(crate) fn get(&self, id: u32) -> &str {
-        self.rows.get(id).map_or("", |row| row)
+        std::str::from_utf8(self.bytes(id)).expect("INV-text: what is kept was given as text")
+    }
+
+    #[inline]
+    pub(crate) fn is(&self, id: u32, text: &str) -> bool {
+        self.bytes(id) == text.as_bytes()
     }
 
     /// One more reference to an id that the caller holds already.
@@ -76,12 +106,10 @@ impl Strings {
     pub(crate) fn release(&mut self, id: u32) {
         let Some(n) = self.references.get_mut(id as usize) else { return };
         *n = n.saturating_sub(1);
-        if *n == 0
-            && id != EMPTY
-            && let Some(text) = self.rows.remove(id)
-        {
-            let hash = self.index.hash(text.as_bytes());
+        if *n == 0 && id != EMPTY {
+            let hash = self.index.hash(self.bytes(id));
             self.index.remove(hash, id);
+            self.rows.remove(id);
         }
     }
 
@@ -101,14 +129,14 @@ impl Strings {
         self.rows.finish_load();
         if self.rows.len() == 0 {
             self.rows = Slab::default();
-            self.rows.insert("".into());
-        } else if self.rows.get(EMPTY).is_none_or(|text| !text.is_empty()) {
+            self.rows.insert(Text(List::default()));
+        } else if !self.contains(EMPTY) || !self.bytes(EMPTY).is_empty() {
             return false;
         }
         self.references = vec![0; self.rows.id_end() as usize];
         self.index.clear();
         for (id, text) in self.rows.iter() {
-            let hash = self.index.hash(text.as_bytes());
+            let hash = self.index.hash(self.rows.lists.0.items(text.0));
             self.index.insert(hash, id);
         }
         true

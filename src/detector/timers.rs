@@ -3,6 +3,7 @@
 //! A row holds at most one timer that counts: the instant that it remembers as armed. Arming earlier adds an entry, and the
 //! older one is recognised as stale when it comes up; arming later adds nothing, since the row looks again when its timer fires.
 
+use super::packed::Packed;
 use crate::time::Ticks;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -13,6 +14,19 @@ pub(crate) enum Target {
     Device(u32),
     Destination(u32),
     Candidate(u32),
+}
+
+/// When a row's timer fires, in seven bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Armed(Packed);
+
+impl Armed {
+    pub(crate) const NEVER: Armed = Armed(Packed::GREATEST);
+
+    #[inline]
+    pub(crate) fn is_at(self, t: Ticks) -> bool {
+        self.0 == Packed::new(t)
+    }
 }
 
 /// A due instant and its target in twelve bytes. They are ordered as (due, kind, id).
@@ -67,9 +81,9 @@ pub(crate) struct Timers {
 impl Timers {
     /// Arms `target` for `due` unless it is armed for that instant or earlier already.
     #[inline]
-    pub(crate) fn arm(&mut self, armed: &mut Ticks, due: Ticks, target: Target) {
-        if due < *armed {
-            *armed = due;
+    pub(crate) fn arm(&mut self, armed: &mut Armed, due: Ticks, target: Target) {
+        if due < armed.0.ticks() {
+            *armed = Armed(Packed::new(due));
             if self.heap.len() == self.heap.capacity() {
                 // Twice as much at each growth would be half empty on most days.
                 self.heap.reserve_exact(self.heap.len() / 8 + 16);
