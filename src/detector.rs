@@ -40,6 +40,7 @@ mod look_ahead;
 mod message;
 mod packed;
 mod pool;
+mod prints;
 mod settings;
 pub mod sketch;
 mod slab;

@@ -6,10 +6,11 @@
 
 use super::Turn;
 use super::address::{Address, Addresses};
-use super::distinct::{Bounds, PrintKey, Recent, Seen, Sighting, TextKey};
+use super::distinct::{Bounds, Recent, Seen, Sighting};
 use super::index::Index;
 use super::message::{Answer, Message};
 use super::pool::Pool;
+use super::prints::Prints;
 use super::sketch::{Panes, fingerprint_bytes};
 use super::slab::{Lists, Moved, Row, Slab};
 use super::strings::Strings;
@@ -45,8 +46,10 @@ struct Extra {
 #[derive(Debug, Default)]
 pub(crate) struct DestinationLists {
     addresses: Addresses,
-    devices: Pool<Seen<PrintKey>>,
-    urls: Pool<Seen<TextKey>>,
+    /// By their ids in `prints`.
+    devices: Pool<Seen>,
+    pub(crate) prints: Prints,
+    urls: Pool<Seen>,
 }
 
 const DEVICES: u8 = 0;
@@ -85,7 +88,7 @@ impl Row for Destination {
         let (devices, urls) = (self.devices.all(&lists.devices), self.urls.all(&lists.urls));
         out.put_u32(devices.len() as u32);
         for device in devices {
-            out.put_u64(device.key());
+            out.put_u64(lists.prints.get(device.key()));
             out.put_ticks(device.last());
         }
         out.put_u32(urls.len() as u32);
@@ -108,7 +111,8 @@ impl Row for Destination {
     fn decode(bytes: &mut Get<'_>, id: u32, lists: &mut DestinationLists) -> Result<Self, WireError> {
         let (tenant, address) = (bytes.u32()?, lists.addresses.keep(bytes.str()?));
         let n = bytes.count(16)?;
-        let devices = (0..n).map(|_| Ok(Seen::new(bytes.u64()?, bytes.ticks()?))).collect::<Result<Vec<_>, WireError>>()?;
+        let prints = &mut lists.prints;
+        let devices = (0..n).map(|_| Ok(Seen::new(prints.intern(bytes.u64()?), bytes.ticks()?))).collect::<Result<Vec<_>, WireError>>()?;
         let n = bytes.count(12)?;
         let urls = (0..n).map(|_| Ok(Seen::new(bytes.u32()?, bytes.ticks()?))).collect::<Result<Vec<_>, WireError>>()?;
         let overflow = match bytes.u8()? {
@@ -131,6 +135,7 @@ impl Row for Destination {
     }
 
     fn free(&mut self, lists: &mut DestinationLists) {
+        self.devices.all(&lists.devices).iter().for_each(|seen| lists.prints.release(seen.key()));
         self.devices.free(&mut lists.devices);
         self.urls.free(&mut lists.urls);
         lists.addresses.release(self.address);
@@ -167,23 +172,17 @@ impl Destination {
     }
 
     /// The cap is reached. Up to this sighting everything in the window was kept, so the sketch begins complete.
-    fn begin_panes(&mut self, devices: &Pool<Seen<PrintKey>>, displaced: Option<Seen<PrintKey>>, span: Span) {
+    fn begin_panes(&mut self, lists: &DestinationLists, displaced: Option<Seen>, span: Span) {
         if self.panes().is_none() {
             let mut panes = Panes::default();
-            displaced.iter().chain(self.devices.all(devices)).for_each(|s| panes.insert(s.key(), s.last(), span));
+            let seen = displaced.iter().chain(self.devices.all(&lists.devices));
+            seen.for_each(|s| panes.insert(lists.prints.get(s.key()), s.last(), span));
             self.overflow_mut().panes = Some(panes);
         }
     }
 
     /// A sighting of a URL; true when the set in the window has changed.
-    fn url_seen(
-        &mut self,
-        (pool, id): (&mut Pool<Seen<TextKey>>, u32),
-        url: &str,
-        t: Ticks,
-        bounds: Bounds,
-        strings: &mut Strings,
-    ) -> bool {
+    fn url_seen(&mut self, (pool, id): (&mut Pool<Seen>, u32), url: &str, t: Ticks, bounds: Bounds, strings: &mut Strings) -> bool {
         // Most destinations go by one name: looking at it is cheaper than looking it up among all.
         let known = self.urls.see_again(pool, |key| strings.is(key, url), t, bounds.now, bounds.span);
         if let Some(sighting) = known {
@@ -237,7 +236,9 @@ pub(crate) struct Destinations {
 
 impl Destinations {
     pub(crate) fn new(seed: u64) -> Self {
-        Destinations { rows: Slab::default(), references: Vec::new(), index: Index::new(seed) }
+        let mut rows = Slab::<Destination>::default();
+        rows.lists.prints = Prints::new(seed);
+        Destinations { rows, references: Vec::new(), index: Index::new(seed) }
     }
 
     #[inline]
@@ -269,8 +270,8 @@ impl Destinations {
         self.rows.get(id).map_or_else(CompactString::default, |row| self.rows.lists.addresses.text(row.address))
     }
 
-    /// All that is kept, also what has left the window: devices, URLs.
-    pub(crate) fn kept(&self, id: u32) -> (&[Seen<PrintKey>], &[Seen<TextKey>]) {
+    /// All that is kept, also what has left the window: devices, URLs; each by its id.
+    pub(crate) fn kept(&self, id: u32) -> (&[Seen], &[Seen]) {
         let (row, lists) = (self.rows.row(id), &self.rows.lists);
         (row.devices.all(&lists.devices), row.urls.all(&lists.urls))
     }
@@ -278,7 +279,7 @@ impl Destinations {
     /// Fingerprints of the devices kept that are in the window at `now`, with when each was last seen.
     pub(crate) fn devices_within(&self, id: u32, now: Ticks, settings: &Settings) -> impl Iterator<Item = (u64, Ticks)> {
         let devices = self.rows.row(id).devices.iter(&self.rows.lists.devices, now, settings.prevalence_window);
-        devices.map(|s| (s.key(), s.last()))
+        devices.map(|s| (self.rows.lists.prints.get(s.key()), s.last()))
     }
 
     /// URL ids kept that are in the window at `now`, with when each was last seen.
@@ -361,13 +362,20 @@ impl Destinations {
         let (urls_cap, bounds) = (turn.settings.urls_per_destination, Bounds { now, span, cap });
         let changed = self.rows.edit(id, |row, lists| {
             let (mut changed, mut in_pane) = (false, false);
-            match row.devices.see((&mut lists.devices, id), device, t, bounds, |device| device, |_| {}) {
+            let (key, mut gone) = (lists.prints.intern(device), Vec::new());
+            let rank = |key| lists.prints.get(key);
+            let sighting = row.devices.see((&mut lists.devices, id), key, t, bounds, rank, |key| gone.push(key));
+            match sighting {
                 // A device that was seen in this pane already stands in its sketch.
                 Sighting::Known(last) => in_pane = Panes::are_one(last, t, span),
                 Sighting::Entered | Sighting::Returned => changed = true,
-                Sighting::Displaced(old) => row.begin_panes(&lists.devices, Some(old), span),
-                Sighting::TooOld => row.begin_panes(&lists.devices, None, span),
+                Sighting::Displaced(old) => row.begin_panes(lists, Some(old), span),
+                Sighting::TooOld => row.begin_panes(lists, None, span),
             }
+            if !matches!(sighting, Sighting::Entered | Sighting::Displaced(_)) {
+                lists.prints.release(key);
+            }
+            gone.into_iter().for_each(|key| lists.prints.release(key));
             if !in_pane && row.panes().is_some() {
                 row.overflow_mut().panes.iter_mut().for_each(|panes| panes.insert(device, t, span));
             }
@@ -448,7 +456,7 @@ impl Destinations {
         let (strings, timers, settings) = (&mut *turn.strings, &mut *turn.timers, turn.settings);
         self.rows.edit(id, |row, lists| {
             row.timer = Armed::NEVER;
-            row.devices.expire(&mut lists.devices, id, now, span, |_| {});
+            row.devices.expire(&mut lists.devices, id, now, span, |gone| lists.prints.release(gone));
             row.urls.expire(&mut lists.urls, id, now, span, |gone| strings.release(gone));
             let below_cap = row.devices.all(&lists.devices).len() < settings.device_cap();
             if let Some(extra) = &mut row.extra

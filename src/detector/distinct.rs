@@ -9,53 +9,21 @@ use super::slab::Moved;
 use super::window;
 use crate::time::{Span, Ticks};
 
-/// What items are known by, as bytes.
-pub(crate) trait Key: Copy + Default + PartialEq {
-    type Value: Copy;
-    fn of(value: Self::Value) -> Self;
-    fn value(self) -> Self::Value;
-}
-
-/// An interned text.
-pub(crate) type TextKey = [u8; 4];
-/// A fingerprint.
-pub(crate) type PrintKey = [u8; 8];
-
-impl Key for TextKey {
-    type Value = u32;
-    fn of(value: u32) -> Self {
-        value.to_le_bytes()
-    }
-    fn value(self) -> u32 {
-        u32::from_le_bytes(self)
-    }
-}
-
-impl Key for PrintKey {
-    type Value = u64;
-    fn of(value: u64) -> Self {
-        value.to_le_bytes()
-    }
-    fn value(self) -> u64 {
-        u64::from_le_bytes(self)
-    }
-}
-
-/// One item and when it was last seen; eleven or fifteen bytes.
+/// One item, by the id of an interned text or fingerprint, and when it was last seen; eleven bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Seen<K> {
-    key: K,
+pub(crate) struct Seen {
+    key: [u8; 4],
     last: Packed,
 }
 
-impl<K: Key> Seen<K> {
-    pub(crate) fn new(key: K::Value, last: Ticks) -> Self {
-        Seen { key: K::of(key), last: Packed::new(last) }
+impl Seen {
+    pub(crate) fn new(key: u32, last: Ticks) -> Self {
+        Seen { key: key.to_le_bytes(), last: Packed::new(last) }
     }
 
     #[inline]
-    pub(crate) fn key(&self) -> K::Value {
-        self.key.value()
+    pub(crate) fn key(&self) -> u32 {
+        u32::from_le_bytes(self.key)
     }
 
     #[inline]
@@ -63,7 +31,7 @@ impl<K: Key> Seen<K> {
         self.last.ticks()
     }
 
-    fn again(&mut self, t: Ticks, now: Ticks, span: Span) -> Sighting<K> {
+    fn again(&mut self, t: Ticks, now: Ticks, span: Span) -> Sighting {
         let before = self.last();
         if t > before {
             self.last = Packed::new(t);
@@ -74,7 +42,7 @@ impl<K: Key> Seen<K> {
 
 /// What a sighting did to the set of items in the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sighting<K> {
+pub(crate) enum Sighting {
     /// Nothing: the item was in the window already, last seen then.
     Known(Ticks),
     /// The item was kept, but had left the window: it is back in.
@@ -82,7 +50,7 @@ pub(crate) enum Sighting<K> {
     /// The item came in.
     Entered,
     /// The item came in and the least recently seen one was dropped to stay within the cap.
-    Displaced(Seen<K>),
+    Displaced(Seen),
     /// The item is older than everything kept, and the cap is reached.
     TooOld,
 }
@@ -104,14 +72,14 @@ pub(crate) struct Bounds {
 impl Recent {
     /// The same as [`Recent::see`] when one of the first few items is the one, as `is_it` says; `None`, and nothing happens, when not.
     #[inline]
-    pub(crate) fn see_again<K: Key>(
+    pub(crate) fn see_again(
         self,
-        pool: &mut Pool<Seen<K>>,
-        is_it: impl Fn(K::Value) -> bool,
+        pool: &mut Pool<Seen>,
+        is_it: impl Fn(u32) -> bool,
         t: Ticks,
         now: Ticks,
         span: Span,
-    ) -> Option<Sighting<K>> {
+    ) -> Option<Sighting> {
         pool.items_mut(self.items).iter_mut().take(4).find(|item| is_it(item.key())).map(|item| item.again(t, now, span))
     }
 
@@ -119,18 +87,18 @@ impl Recent {
     /// several that were last seen at one instant goes first, by what the key means: places in the list depend on when it was
     /// tidied, and must not decide.
     #[inline]
-    pub(crate) fn see<K: Key>(
+    pub(crate) fn see(
         &mut self,
-        (pool, owner): (&mut Pool<Seen<K>>, u32),
-        key: K::Value,
+        (pool, owner): (&mut Pool<Seen>, u32),
+        key: u32,
         t: Ticks,
         bounds: Bounds,
-        rank: impl Fn(K::Value) -> u64,
-        mut dropped: impl FnMut(K::Value),
-    ) -> Sighting<K> {
+        rank: impl Fn(u32) -> u64,
+        mut dropped: impl FnMut(u32),
+    ) -> Sighting {
         let Bounds { now, span, cap } = bounds;
         let cap = cap.min(LONGEST);
-        let bytes = K::of(key);
+        let bytes = key.to_le_bytes();
         if let Some(item) = pool.items_mut(self.items).iter_mut().find(|item| item.key == bytes) {
             return item.again(t, now, span);
         }
@@ -149,15 +117,8 @@ impl Recent {
     }
 
     /// Drops what has left the window.
-    pub(crate) fn expire<K: Key>(
-        &mut self,
-        pool: &mut Pool<Seen<K>>,
-        owner: u32,
-        now: Ticks,
-        span: Span,
-        mut dropped: impl FnMut(K::Value),
-    ) {
-        let left = |item: &Seen<K>| !window::holds(item.last(), now, span);
+    pub(crate) fn expire(&mut self, pool: &mut Pool<Seen>, owner: u32, now: Ticks, span: Span, mut dropped: impl FnMut(u32)) {
+        let left = |item: &Seen| !window::holds(item.last(), now, span);
         if !pool.items(self.items).iter().any(left) {
             return;
         }
@@ -171,18 +132,18 @@ impl Recent {
     }
 
     /// How many are in the window: exact below the cap, at least the cap otherwise.
-    pub(crate) fn count<K: Key>(self, pool: &Pool<Seen<K>>, now: Ticks, span: Span) -> usize {
+    pub(crate) fn count(self, pool: &Pool<Seen>, now: Ticks, span: Span) -> usize {
         self.iter(pool, now, span).count()
     }
 
     /// The items in the window.
-    pub(crate) fn iter<K: Key>(self, pool: &Pool<Seen<K>>, now: Ticks, span: Span) -> impl Iterator<Item = &Seen<K>> {
+    pub(crate) fn iter(self, pool: &Pool<Seen>, now: Ticks, span: Span) -> impl Iterator<Item = &Seen> {
         self.all(pool).iter().filter(move |item| window::holds(item.last(), now, span))
     }
 
     /// All items, also those that have left the window and were not dropped yet.
     #[inline]
-    pub(crate) fn all<K: Key>(self, pool: &Pool<Seen<K>>) -> &[Seen<K>] {
+    pub(crate) fn all(self, pool: &Pool<Seen>) -> &[Seen] {
         pool.items(self.items)
     }
 
@@ -192,17 +153,17 @@ impl Recent {
 
     /// Reads something of each cache line of the items.
     #[inline]
-    pub(crate) fn touch<K: Key>(self, pool: &Pool<Seen<K>>) -> u64 {
+    pub(crate) fn touch(self, pool: &Pool<Seen>) -> u64 {
         self.all(pool).iter().step_by(4).fold(0, |sum, item| sum ^ item.last().0 as u64)
     }
 
     /// From rows that a snapshot kept.
-    pub(crate) fn from_rows<K: Key>(rows: &[Seen<K>], pool: &mut Pool<Seen<K>>, owner: u32) -> Self {
+    pub(crate) fn from_rows(rows: &[Seen], pool: &mut Pool<Seen>, owner: u32) -> Self {
         Recent { items: pool.list(rows, owner) }
     }
 
     /// Gives the block back.
-    pub(crate) fn free<K: Key>(&mut self, pool: &mut Pool<Seen<K>>) {
+    pub(crate) fn free(&mut self, pool: &mut Pool<Seen>) {
         pool.clear(&mut self.items);
     }
 
@@ -223,7 +184,7 @@ mod tests {
         #[test]
         fn counts_are_exact_up_to_the_cap(steps in prop::collection::vec((0u32..20, 0i64..30, 0i64..6), 0..200), cap in 1usize..12) {
             let span = Span(25);
-            let (mut pool, mut recent) = (Pool::<Seen<TextKey>>::default(), Recent::default());
+            let (mut pool, mut recent) = (Pool::<Seen>::default(), Recent::default());
             let mut all: BTreeMap<u32, Ticks> = BTreeMap::new();
             let mut now = Ticks(100);
             for (key, behind, step) in steps {

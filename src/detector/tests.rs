@@ -162,6 +162,7 @@ fn state_that_nothing_holds_is_forgotten() {
     d.advance("t", at(0).plus(Span::days(40)), &mut run.effects);
     assert_eq!(d.tracked(), Tracked::default());
     assert_eq!(d.strings.rows.len(), 1, "only the empty string is left");
+    assert_eq!(d.destinations.rows.lists.prints.len(), 0);
 }
 
 /// A record of a small world, as numbers: (clock step in minutes, age in minutes, device, address, company, what).
