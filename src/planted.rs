@@ -59,6 +59,20 @@ pub enum Bug {
     HeldChangesOvertaken,
     /// A snapshot begins while something is held.
     SnapshotWhileHeld,
+    /// A replay that lacks messages publishes what it says, as if it lacked none.
+    GapNotReconciled,
+    /// A gap leaves no mark in the state.
+    GapNotMarked,
+    /// Work goes on after a change of settings before a snapshot holds it.
+    SettingsNotStored,
+    /// After a change that no journal holds, the snapshot before it stays the second newest.
+    OneSnapshotOfWhatNoJournalHolds,
+    /// That a start before this one has said what no replay repeats is not noticed.
+    TopicAheadNotSeen,
+    /// What stands in the topic of suppressed changes is not recognised.
+    SuppressedForgotten,
+    /// The second copy of what ends a finding is not made up for.
+    EndingNotCompleted,
 }
 
 impl Bug {
@@ -91,6 +105,13 @@ impl Bug {
         Bug::DoubtfulNotHeld,
         Bug::HeldChangesOvertaken,
         Bug::SnapshotWhileHeld,
+        Bug::GapNotReconciled,
+        Bug::GapNotMarked,
+        Bug::SettingsNotStored,
+        Bug::OneSnapshotOfWhatNoJournalHolds,
+        Bug::TopicAheadNotSeen,
+        Bug::SuppressedForgotten,
+        Bug::EndingNotCompleted,
     ];
 }
 

@@ -209,6 +209,8 @@ impl Suppression {
     }
 }
 
-fn ends(change: &Change) -> bool {
+/// Whether it ends a finding.
+#[must_use]
+pub fn ends(change: &Change) -> bool {
     !matches!(change.kind, ChangeKind::Opened | ChangeKind::Updated)
 }

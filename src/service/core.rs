@@ -135,10 +135,13 @@ impl Core {
             self.report();
             match snapshot.recv_timeout(TICK) {
                 Ok(true) => {
-                    if failed_before {
+                    if std::mem::take(&mut failed_before) {
                         self.shared.health.go_on();
                     }
-                    return Ok(());
+                    match self.course.another_snapshot(host_clock::monotonic())? {
+                        Some(another) => snapshot = another,
+                        None => return Ok(()),
+                    }
                 }
                 Ok(false) => {
                     failed_before = true;

@@ -83,7 +83,7 @@ pub type Counts = Receiver<bool>;
 #[derive(Debug)]
 pub enum Wait {
     /// For true: what a restart could not find out again (where reading began) must be stored before anything depends on it. When it
-    /// says false, [`Course::whole_snapshot`] tries again.
+    /// says false, [`Course::whole_snapshot`] tries again; when true, [`Course::another_snapshot`] says what is to be waited for next.
     Snapshot(Counts),
     /// Until the output topics have settled ([`Course::settle`]); then this event is to be given again.
     Settled(SourceEvent<Batch>),
@@ -116,6 +116,8 @@ pub struct Course {
     owns_all: bool,
     /// A partition holds the others back, and readiness says so.
     waiting: bool,
+    /// One more snapshot is to follow the one that is waited for.
+    once_more: bool,
     is_new: bool,
     stop_on_gap: bool,
     turnout: Turnout,
@@ -150,6 +152,7 @@ impl Course {
             caught_up: false,
             owns_all: false,
             waiting: false,
+            once_more: false,
             is_new,
             stop_on_gap: false,
             turnout: Turnout::default(),
@@ -218,12 +221,13 @@ impl Course {
         let Some(settling) = self.settling.as_mut().filter(|settling| self.task.is_holding() && settling.due() <= now) else {
             return Ok(());
         };
-        let Some(more) = settling.read(now)? else { return Ok(()) };
+        let Some((more, ends)) = settling.read(now)? else { return Ok(()) };
         let held = self.task.held().1;
         self.task.settled(more, &mut self.turnout);
         let missing = self.turnout.publications.len();
         tracing::info!(held, missing, "the output topics have settled; what a killed process did not get written is published");
         self.hand_on()?;
+        self.send(Work::Read { ends })?;
         self.settling = None;
         Ok(())
     }
@@ -282,7 +286,7 @@ impl Course {
         self.sizes.drain(..gone);
         self.sizes.push_back(match &work {
             Work::Step { publications, .. } => publications.iter().map(|publication| publication.outgoing.bytes()).sum(),
-            Work::Rotate { .. } | Work::Drain { .. } => 0,
+            Work::Rotate { .. } | Work::Drain { .. } | Work::Read { .. } => 0,
         });
         self.work.send(work).map_err(|_| ServiceError::Ended("publisher"))
     }
@@ -298,7 +302,10 @@ impl Course {
     /// The source failed for good, or the publisher is gone.
     pub fn event(&mut self, event: SourceEvent<Batch>, now: Instant) -> Result<Option<Wait>, ServiceError> {
         let must_store = match event {
-            SourceEvent::ReplayDone => self.task.must_store(),
+            SourceEvent::ReplayDone => {
+                self.task.finish_replay(&mut self.turnout);
+                self.task.must_store()
+            }
             SourceEvent::Gap { .. } => !self.task.is_replaying() && !self.stop_on_gap,
             _ => false,
         };
@@ -345,6 +352,8 @@ impl Course {
                 self.hand_on()?;
                 self.shared.health.set_ready();
                 if must_store {
+                    // What was said stands in no journal: no snapshot of before may take over from one that turns out to be damaged.
+                    self.once_more = !planted::is(Bug::OneSnapshotOfWhatNoJournalHolds);
                     return self.whole_snapshot(now).map(Wait::Snapshot).map(Some);
                 }
             }

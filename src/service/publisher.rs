@@ -62,6 +62,11 @@ pub enum Work {
         /// this moment may count.
         fence: Sender<Positions>,
     },
+    /// The output topics were read up to here: what is published from now on stands behind it.
+    Read {
+        /// Their ends.
+        ends: Positions,
+    },
     /// Wait until everything is acknowledged, then say so.
     Drain {
         /// Hears it.
@@ -84,6 +89,8 @@ pub enum Turn {
 
 struct Waiting {
     topic: String,
+    /// A dead letter: one that is written again, shorter, may stand behind what was published after it.
+    is_letter: bool,
     appended: Option<Ticks>,
     /// What is written instead when a dead letter turns out to be larger than its topic takes.
     shorter: Option<Box<Outgoing>>,
@@ -270,6 +277,12 @@ impl<P: Publish> Publisher<P> {
                 self.fences.push(Fence { before, positions: self.output.clone(), tell: fence });
             }
             Some(Work::Drain { done }) => self.drains.push(done),
+            Some(Work::Read { ends }) => {
+                for (of, end) in ends {
+                    let known = self.output.entry(of).or_insert(end);
+                    *known = end.max(*known);
+                }
+            }
             Some(Work::Step { .. }) | None => {}
         }
         self.release();
@@ -313,7 +326,8 @@ impl<P: Publish> Publisher<P> {
         while let Some(Publication { mut outgoing, appended }) = self.publications.pop_front() {
             outgoing.token = self.next_token;
             let shorter = without_value(&outgoing);
-            self.outstanding.insert(self.next_token, Waiting { topic: outgoing.topic.clone(), appended, shorter });
+            self.outstanding
+                .insert(self.next_token, Waiting { topic: outgoing.topic.clone(), is_letter: shorter.is_some(), appended, shorter });
             self.next_token += 1;
             let mut outgoing = Box::new(outgoing);
             loop {
@@ -383,7 +397,14 @@ impl<P: Publish> Publisher<P> {
                 let after = host_clock::now().0.saturating_sub(appended.0).max(0) as u64;
                 self.shared.metrics.finding_acknowledged(Duration::from_nanos(after.saturating_mul(100)));
             }
-            let end = self.output.entry((waiting.topic, partition)).or_insert(0);
+            let of = (waiting.topic, partition);
+            // What was published before a snapshot stands before its positions, in every topic alike: what is read behind them later was
+            // published after it.
+            for fence in self.fences.iter_mut().filter(|fence| delivery.token < fence.before && !waiting.is_letter) {
+                let end = fence.positions.entry(of.clone()).or_insert(0);
+                *end = (offset + 1).max(*end);
+            }
+            let end = self.output.entry(of).or_insert(0);
             *end = (offset + 1).max(*end);
         }
         self.release();

@@ -96,6 +96,8 @@ pub fn restore(recovered: Recovered, format: Format, outputs: &mut dyn Outputs) 
     let positions = input.unwrap_or_default();
     let runs = runs(&entries);
     let task = Task::new(detector, format, positions.clone(), entries, published).with_stamps(&stamps);
+    // Each start begins a segment of its own; the one of the snapshot's number is its writer's.
+    let task = task.after_a_lost_start(snapshot.is_some_and(|n| next_segment > n + 1));
     let task = if handed_over.is_some() { task.handing_over() } else { task };
     let mut replay: Vec<Run> = runs
         .into_iter()

@@ -32,16 +32,16 @@ impl Settling {
         self.due
     }
 
-    /// Reads what came since; `None` when no broker answers, which is tried again later.
+    /// Reads what came since, and where the topics end now; `None` when no broker answers, which is tried again later.
     ///
     /// # Errors
     /// The topics can't be read.
-    pub(super) fn read(&mut self, now: Instant) -> Result<Option<Published>, ServiceError> {
+    pub(super) fn read(&mut self, now: Instant) -> Result<Option<(Published, Positions)>, ServiceError> {
         if planted::is(Bug::LateWritesNotLookedFor) {
-            return Ok(Some(Published::default()));
+            return Ok(Some((Published::default(), self.from.clone())));
         }
         match published_since(&mut *self.outputs, &self.from) {
-            Ok((published, _)) => Ok(Some(published)),
+            Ok(read) => Ok(Some(read)),
             Err(error) if error.is_an_outage() => {
                 tracing::warn!(%error, "the output topics can't be read again; what a killed process may have sent stays held back");
                 self.due = now + RETRY;

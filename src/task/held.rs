@@ -5,7 +5,8 @@
 //! to a broker before it is journaled (INV-journal), so what comes after the replay is published at once, unless it is a change of a
 //! finding of which an earlier one is held: a finding's changes keep their order.
 
-use super::{DeadLetterKey, Publication, Published, Task, Turnout};
+use super::endings::Stream;
+use super::{DeadLetterKey, Publication, Published, Task, Turnout, in_the_other_topic};
 use crate::finding::FindingId;
 use crate::planted::{self, Bug};
 use std::collections::HashSet;
@@ -17,6 +18,12 @@ pub(super) enum Name {
     /// In the topic of suppressed changes.
     Suppressed(FindingId, u32),
     DeadLetter(DeadLetterKey),
+}
+
+/// Whether it ends a finding, and so stands in both topics.
+fn ends(publication: &Publication) -> bool {
+    let change = publication.outgoing.headers.iter().find(|(name, _)| name == "change");
+    change.is_some_and(|(_, change)| matches!(&**change, b"closed" | b"retracted"))
 }
 
 /// What is held back, in the order in which it is to be published.
@@ -70,13 +77,32 @@ impl Task {
     /// The output topics have settled, and `more` stands there that did not when they were first read: the rest of what is held is
     /// published, and nothing is held from now on.
     pub fn settled(&mut self, more: Published, out: &mut Turnout) {
-        let stands_there = |name: &Name| match name {
-            Name::Change(id, revision) => more.changes.contains(&(*id, *revision)),
-            Name::Suppressed(id, revision) => more.suppressed.contains(&(*id, *revision)),
+        let stands_there = |name: &Name, publication: &Publication| match name {
+            Name::Change(id, revision) | Name::Suppressed(id, revision) => {
+                let of = (*id, *revision);
+                let stands = (more.changes.contains(&of), more.suppressed.contains(&of));
+                match (name, ends(publication)) {
+                    (_, false) => stands.0 || stands.1,
+                    (Name::Change(..), true) => stands.0,
+                    (_, true) => stands.1,
+                }
+            }
             Name::DeadLetter(key) => more.dead_letters.contains(key) && !planted::is(Bug::DeadLettersForgotten),
         };
         let held = self.held.take().unwrap_or_default();
-        out.publications.extend(held.queue.into_iter().filter(|(name, _)| !stands_there(name)).map(|(_, publication)| publication));
+        for (name, publication) in held.queue {
+            if stands_there(&name, &publication) {
+                continue;
+            }
+            let is_behind = match &name {
+                Name::Change(id, revision) => more.endings.has_later(Stream::Shown, *id, *revision),
+                Name::Suppressed(id, revision) => more.endings.has_later(Stream::Suppressed, *id, *revision),
+                Name::DeadLetter(_) => false,
+            };
+            let moves = is_behind && !ends(&publication);
+            let (_, publication) = if moves { in_the_other_topic(&self.format, name, publication) } else { (name, publication) };
+            out.publications.push(publication);
+        }
         if self.replay.is_some() {
             self.published.merge(more);
         }

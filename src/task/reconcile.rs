@@ -1,15 +1,18 @@
-//! The end of a replay. After one that lacked messages, what the findings topic says and what the state says are brought together.
+//! The end of a replay. After one that lacked messages, or when settings changed, what the findings topic says and what the state says are
+//! brought together.
 //!
 //! A replay repeats what was published only if it gets the same messages. When retention took some, it keeps back what it says of
 //! findings, and at its end each is compared once: open here and not there, it is opened there; open there and not here, it is
-//! closed there. Nothing stays open for ever, and no change contradicts the one before it. Until a snapshot holds the outcome nothing
+//! closed there. Other settings are no part of what a replay repeats, so what follows from them is compared likewise: a start before this
+//! one may have said some of it, by these settings or by others. Nothing stays open for ever, and no change contradicts the one before it. Until a snapshot holds the outcome nothing
 //! more may be consumed: a second replay would not repeat it.
 
 use super::endings::{Endings, Stream};
-use super::{Publication, Published, Sorter, Task, Turnout, in_topic_of_suppressed, publications_of};
+use super::{Publication, Published, Sorter, Task, Turnout, in_topic_of_suppressed, publication, publications_of};
 use crate::detector::{Detector, FindingRow};
 use crate::finding::{Change, ChangeKind, FindingId};
 use crate::kafka::sink::Outgoing;
+use crate::planted::{self, Bug};
 use crate::state::journal::Entry;
 use crate::time::Ticks;
 use std::collections::{BTreeSet, HashMap};
@@ -94,29 +97,36 @@ impl Published {
 }
 
 impl Task {
-    /// The source has delivered all that the journal lists: what comes now is live. True when a snapshot must count before more is
-    /// consumed ([`Task::must_store`]).
-    pub fn replay_done(&mut self, out: &mut Turnout) -> bool {
+    /// The source has delivered all that the journal lists: what else it lists is done now. [`Task::must_store`] is known after this.
+    pub fn finish_replay(&mut self, out: &mut Turnout) {
         let changes_from = out.changes.len();
-        for entry in self.replay.take().unwrap_or_default() {
+        for entry in self.replay.as_mut().map(std::mem::take).unwrap_or_default() {
             if let Entry::Advance { tenant, to } = entry {
                 self.advance(&tenant, to, true, out);
             }
         }
+        self.group(changes_from, out);
+    }
+
+    /// What comes now is live. True when a snapshot must count before more is consumed ([`Task::must_store`]).
+    pub fn replay_done(&mut self, out: &mut Turnout) -> bool {
+        self.finish_replay(out);
+        let changes_from = out.changes.len();
         let must_store = self.must_store();
+        self.replay = None;
         let changed = *self.feed.detector.settings() != self.configured;
-        if std::mem::take(&mut self.handing_over) {
-            self.hand_over(out);
-        }
-        if let Some(lossy) = self.lossy.take() {
-            self.reconcile(lossy, out);
-        }
+        let messages_are_gone = self.lossy.is_some();
+        let mut compared = self.lossy.take().or_else(|| must_store.then(|| Lossy::new(&self.feed.detector)));
         if changed {
             self.format.settings = self.configured.clone();
-            let published = &mut self.published;
-            let format = &self.format;
-            let mut sorter = Sorter { format, published, replaying: true, lossy: None, held: None, source: None, appended: None, out };
+            let (format, published, lossy) = (&self.format, &mut self.published, compared.as_mut());
+            let mut sorter = Sorter { format, published, replaying: true, lossy, held: None, source: None, appended: None, out };
             self.feed.change_settings(self.configured.clone(), &mut sorter);
+        }
+        if std::mem::take(&mut self.handing_over) {
+            self.hand_over(out);
+        } else if let Some(lossy) = compared {
+            self.reconcile(lossy, messages_are_gone, out);
         }
         self.published = Published::default();
         self.nothing_more_to_hold();
@@ -125,15 +135,31 @@ impl Task {
         must_store
     }
 
-    /// Whether a snapshot must count at the end of the replay, before more is consumed: messages were gone, settings changed, or the state
-    /// comes from history, which stands in no journal. What is said then rests on what the output topics hold: they must have settled before it.
+    /// Whether a snapshot must count at the end of the replay, before more is consumed: messages were gone, settings changed (or had been,
+    /// for a start that did not live to store them), or the state comes from history, which stands in no journal. What is said then rests on
+    /// what the output topics hold: they must have settled before it.
     #[must_use]
     pub fn must_store(&self) -> bool {
-        self.lossy.is_some() || self.handing_over || *self.feed.detector.settings() != self.configured
+        let settings_changed = *self.feed.detector.settings() != self.configured && !planted::is(Bug::SettingsNotStored);
+        self.lossy.is_some() || self.handing_over || settings_changed || self.topic_is_ahead()
+    }
+
+    /// Whether the topics know more than the whole replay has said.
+    fn topic_is_ahead(&self) -> bool {
+        if self.published.last.is_empty() || planted::is(Bug::TopicAheadNotSeen) {
+            return false;
+        }
+        let known: HashMap<FindingId, u32> = self.feed.detector.findings().map(|row| (row.id, row.revision)).collect();
+        let is_ahead = |(id, last): (&FindingId, &Last)| match known.get(id) {
+            Some(revision) => last.revision > *revision,
+            None => last.open && self.after_a_lost_start,
+        };
+        self.published.last.iter().any(is_ahead)
     }
 
     /// Compares every finding once, in the order of their ids, and publishes what the topic lacks.
-    fn reconcile(&mut self, mut lossy: Lossy, out: &mut Turnout) {
+    fn reconcile(&mut self, mut lossy: Lossy, messages_are_gone: bool, out: &mut Turnout) {
+        // What was published before the snapshot is read of neither topic: of what is read, both copies are due.
         self.write_missing_endings(false, out);
         let last = std::mem::take(&mut self.published.last);
         let rows: HashMap<FindingId, FindingRow> = self.feed.detector.findings().map(|row| (row.id, row)).collect();
@@ -143,8 +169,13 @@ impl Task {
             let base = lossy.base.get(&id).map(|base| (base.revision, base.open));
             let read = last.get(&id).map(|last| (last.revision, last.open));
             let (revision, open) = base.max(read).unwrap_or((0, false));
+            let is_said = open && row.is_some_and(|row| row.open) && held.is_some() && {
+                let said = self.feed.detector.revise(row.map_or(0, |row| row.candidate), revision, Some(ChangeKind::Updated));
+                said.is_some_and(|said| self.stands_there(said, last.get(&id)))
+            };
             let detector = &mut self.feed.detector;
             let change = match (open, row.filter(|row| row.open)) {
+                (true, Some(_)) if is_said => None,
                 (true, Some(row)) if held.is_some() => detector.revise(row.candidate, revision + 1, Some(ChangeKind::Updated)),
                 (true, Some(row)) => detector.revise(row.candidate, revision, None),
                 (false, Some(row)) => detector.revise(row.candidate, revision + 1, Some(ChangeKind::Opened)),
@@ -159,14 +190,27 @@ impl Task {
                 (false, None) => row.and_then(|row| detector.revise(row.candidate, revision, None)),
             };
             if let Some(mut change) = change {
-                // Whatever is said here is said because messages are gone.
-                change.gap = change.gap.or_else(|| Some(self.gap_of(&change.tenant, change.at)));
+                if messages_are_gone {
+                    // Whatever is said here is said because of that.
+                    change.gap = change.gap.or_else(|| Some(self.gap_of(&change.tenant, change.at)));
+                }
                 self.format.mark(&mut change);
                 let publications = publications_of(&self.format, &self.published, &change, None);
                 out.publications.extend(publications.into_iter().map(|(_, publication)| publication));
                 out.changes.push(change);
             }
         }
+    }
+
+    /// Whether what the topic last said of the finding is this, with or without the gap's mark.
+    fn stands_there(&self, mut change: Change, last: Option<&Last>) -> bool {
+        let Some(last) = last.filter(|last| last.revision == change.revision) else { return false };
+        let gaps = [change.gap, Some(self.gap_of(&change.tenant, change.at))];
+        gaps.into_iter().any(|gap| {
+            change.gap = gap;
+            self.format.mark(&mut change);
+            publication(&self.format, &change, None).outgoing.payload == last.value
+        })
     }
 
     /// Until when messages of the tenant are missing; `now` when none has come since.
@@ -198,13 +242,14 @@ impl Task {
             |revision: &dyn std::fmt::Display, change: &str, at: &str| format!(r#""revision":{revision},"change":{change},"at":{at}"#);
         let said = head(&last.revision, &value.get("change")?.to_string(), &value.get("at")?.to_string());
         let says = head(&revision, r#""retracted""#, &serde_json::to_string(&at).ok()?);
+        let is_in_gap = self.feed.detector.in_gap() || self.feed.detector.last_gap().is_some();
         let reason = |text: &dyn std::fmt::Display| format!(r#""reason":{text}"#);
         let retracted = text.replacen(&said, &says, 1).replacen(
             &reason(value.get("reason")?),
-            &reason(&format_args!("\"Retracted: {GONE}, so the state does not hold it.\"")),
+            &reason(&format_args!("\"Retracted: {}, {UNKNOWN}\"", if is_in_gap { GONE } else { ANOTHER })),
             1,
         );
-        let retracted = match self.feed.detector.in_gap() || self.feed.detector.last_gap().is_some() {
+        let retracted = match is_in_gap {
             true => with_gap(&retracted, value.get("baseline")?, self.gap_of(tenant, at))?,
             false => retracted,
         };
@@ -221,7 +266,11 @@ impl Task {
 }
 
 /// Why a finding is retracted that the state does not know, as its reason has it.
-pub(super) const GONE: &str = "messages that it rests on were gone from the input before they could be read again";
+const GONE: &str = "messages that it rests on were gone from the input before they could be read again";
+/// The same where no messages are gone.
+const ANOTHER: &str = "another state, or other settings, opened it";
+/// How such a reason ends.
+pub(super) const UNKNOWN: &str = "so the state does not hold it.";
 
 /// The value of a change, with `baseline.gap`.
 fn with_gap(text: &str, baseline: &serde_json::Value, gap: Ticks) -> Option<String> {

@@ -81,6 +81,17 @@ impl Broker {
 }
 
 impl World {
+    /// Retention takes the beginning of some log, read or not.
+    pub(crate) fn retention(&mut self) {
+        let n = self.chance.below(self.broker.input.len());
+        let (now, chance) = (self.now, &mut self.chance);
+        let Some(log) = self.broker.input.get_mut(n) else { return };
+        let end = log.end(now);
+        // As far as it has come, or as it says: what was written lately is rarely gone.
+        let left = if chance.percent(20) { 0 } else { chance.log(4) as i64 };
+        log.low = log.low.max(end - left);
+    }
+
     /// Whether the brokers are away; they go, and come back, as the seed says.
     pub(crate) fn brokers_away(&mut self) -> bool {
         if self.broker.away_until.is_some_and(|until| self.now < until) {
@@ -170,6 +181,15 @@ pub(crate) struct SimSink(pub(crate) Sim);
 
 impl Publish for SimSink {
     fn publish(&self, outgoing: Outgoing) -> Result<(), PublishError> {
+        let name = |name: &str| outgoing.headers.iter().find(|(header, _)| header == name).map(|(_, value)| String::from_utf8_lossy(value));
+        self.0.say(format_args!(
+            "publish {} {} {} {} {}",
+            outgoing.topic,
+            partition(&outgoing.key),
+            String::from_utf8_lossy(&outgoing.key),
+            name("revision").unwrap_or_default(),
+            name("change").unwrap_or_default()
+        ));
         self.0.effect(format_args!("publish {}", outgoing.topic), &outgoing.payload);
         let mut world = self.0.world();
         let limit = if world.faults.slow_sink { 4 } else { 200 };

@@ -12,6 +12,7 @@ use firstseen::finding::json::{headers, key, to_json};
 use firstseen::finding::severity::Privileged;
 use firstseen::fleet::render::{message, render_device, render_network};
 use firstseen::kafka::sink::Outgoing;
+use firstseen::suppress::Rules;
 use firstseen::time::{Span, Ticks};
 
 use super::broker::{At, OUTPUTS, partition};
@@ -22,6 +23,7 @@ use crate::oracle::fleet::{Owned, Shape, generate, start};
 pub(crate) const INPUTS: [&str; 2] = ["defender", "more"];
 pub(crate) const FINDINGS: &str = "findings";
 pub(crate) const DEAD_LETTERS: &str = "dead-letters";
+pub(crate) const SUPPRESSED: &str = "suppressed";
 
 /// Topic and partition of the input's log number `n`: the topics have them in turn.
 pub(crate) fn place(n: i32) -> (&'static str, i32) {
@@ -49,6 +51,15 @@ pub(crate) struct Log {
     /// When the partition is added to the topic.
     pub(crate) since: Ticks,
     pub(crate) messages: Vec<Message>,
+    /// Retention has taken what stands before this offset.
+    pub(crate) low: i64,
+}
+
+impl Log {
+    /// Where the log ends at this time.
+    pub(crate) fn end(&self, now: Ticks) -> i64 {
+        self.messages.iter().take_while(|m| m.appended <= now).last().map_or(0, |m| m.offset + 1)
+    }
 }
 
 /// All partitions; see [`place`].
@@ -67,6 +78,22 @@ pub(crate) enum Step {
 pub(crate) fn settings() -> Settings {
     Settings { update_interval: Span::ZERO, ..Settings::default() }
 }
+
+/// What a start may be configured with, where settings change: of the same rows kept.
+pub(crate) fn other_settings(n: usize) -> Settings {
+    let (prevalence_below, vendor_servers_below) = [(6, 10), (3, 10), (6, 4)][n % 3];
+    Settings { prevalence_below, vendor_servers_below, ..settings() }
+}
+
+/// Suppression rules that may be in force.
+pub(crate) fn rules(n: usize) -> Rules {
+    let matcher = ["port = 443", "cel = \"finding.count > 1\"", "cidr = \"203.0.113.0/29\""];
+    let Some(matcher) = matcher.get(n) else { return Rules::default() };
+    Rules::default().and_file(&format!("[[suppress]]\nname = \"it\"\nreason = \"r\"\nowner = \"o\"\n{matcher}")).unwrap_or_default()
+}
+
+/// How many there are, with none at all.
+pub(crate) const RULES: usize = 4;
 
 fn rendered(owned: &Owned) -> Vec<u8> {
     let (record, mut out) = (owned.record(), Vec::new());
@@ -93,7 +120,7 @@ pub(crate) fn input(seed: u64, chance: &mut Chance, faults: Faults) -> Input {
         let since = if added { start().plus(chance.span(Span::days(25))) } else { Ticks::MIN };
         // A topic's partitions come in their order.
         let since = input.get(n.wrapping_sub(2)).map_or(since, |log| log.since.max(since));
-        input.push(Log { since, messages: Vec::new() });
+        input.push(Log { since, messages: Vec::new(), low: 0 });
     }
     let mut rest = &records[..];
     while !rest.is_empty() {
@@ -186,5 +213,5 @@ pub(crate) fn of_partition<'a>(written: &'a [Outgoing], at: &'a At) -> impl Iter
 
 /// All partitions of the output topics.
 pub(crate) fn outputs() -> impl Iterator<Item = At> {
-    [FINDINGS, DEAD_LETTERS].into_iter().flat_map(|topic| (0..OUTPUTS).map(move |partition| (topic.to_owned(), partition)))
+    [FINDINGS, SUPPRESSED, DEAD_LETTERS].into_iter().flat_map(|topic| (0..OUTPUTS).map(move |partition| (topic.to_owned(), partition)))
 }

@@ -115,9 +115,9 @@ impl Source {
         let now = self.sim.now();
         let mut logs: Vec<(TopicPartition, (NextOffset, NextOffset))> = Vec::new();
         for (log, n) in self.sim.world().broker.input.iter().zip(0..).filter(|(log, _)| log.since <= now) {
-            let end = log.messages.iter().take_while(|m| m.appended <= now).last().map_or(NextOffset(0), |m| NextOffset::after(m.offset));
             let (topic, partition) = place(n);
-            logs.push((TopicPartition { topic: topic.to_owned(), partition }, (NextOffset(0), end)));
+            let ends = (NextOffset(log.low), NextOffset(log.end(now)));
+            logs.push((TopicPartition { topic: topic.to_owned(), partition }, ends));
         }
         // Topic by topic, as the source asks.
         logs.sort_by_key(|(of, _)| (self.topics.iter().position(|topic| *topic == of.topic), of.partition));
@@ -158,13 +158,25 @@ impl Source {
             return Ok(false);
         }
         let (now, faults) = (self.sim.now(), self.sim.faults());
-        let mut any = false;
+        let (mut any, mut gone) = (false, Vec::new());
         for (id, lane) in &mut self.lanes {
             if now < lane.silent_until {
                 continue;
             }
             if faults.lag && self.sim.chance(|c| c.one_in(100)) {
                 lane.silent_until = now.plus(self.sim.chance(|c| c.span(Span::hours(12))));
+                continue;
+            }
+            let low = NextOffset(self.sim.world().broker.input[lane.log].low);
+            if self.merge.fetched(*id).is_some_and(|next| next < low) {
+                // What is next is gone; what was fetched before it goes out first.
+                if self.merge.queued(*id) > 0 {
+                    continue;
+                }
+                gone.push((*id, low));
+                lane.next = self.sim.world().broker.input[lane.log].messages.partition_point(|m| low.is_past(m.offset));
+            }
+            if gone.iter().any(|(of, _)| of == id) {
                 continue;
             }
             for _ in 0..self.sim.chance(|c| c.log(5)) {
@@ -205,6 +217,14 @@ impl Source {
                     return Err(Ended::Wrong(format!("offset {} of log {} was refused", message.offset, lane.log)));
                 }
             }
+        }
+        for (id, low) in gone {
+            any = true;
+            let Some(from) = self.merge.fetched(id) else { continue };
+            self.flush();
+            self.merge.skip(id, low);
+            self.caught_up = false;
+            self.events.push_back(SourceEvent::Gap { partition: id, from, to: low });
         }
         Ok(any)
     }

@@ -93,11 +93,30 @@ pub(crate) struct Faults {
     pub(crate) clock_steps: bool,
     /// The input counts as idle in pauses.
     pub(crate) idle: bool,
+    /// Retention takes messages, read or not.
+    pub(crate) gaps: bool,
+    /// Starts have other settings than the ones before.
+    pub(crate) settings: bool,
+    /// There are suppression rules, and they change.
+    pub(crate) rules: bool,
+    /// With rules: what they match has a topic of its own.
+    pub(crate) elsewhere: bool,
 }
 
 impl Faults {
+    /// The undisturbed run's changes are promised, each with its revision: not when messages are gone that had been consumed, or
+    /// when settings change between a crash and the next start.
+    pub(crate) fn promise_is_exact(&self) -> bool {
+        !self.gaps && !self.settings
+    }
+
+    /// Whether there is a topic of suppressed changes.
+    pub(crate) fn two_topics(&self) -> bool {
+        self.rules && self.elsewhere
+    }
+
     pub(crate) fn of(chance: &mut Chance) -> Faults {
-        Faults {
+        let faults = Faults {
             lives: chance.below(8),
             power: chance.percent(70),
             torn: chance.percent(60),
@@ -116,7 +135,13 @@ impl Faults {
             partitions: chance.percent(30),
             clock_steps: chance.percent(30),
             idle: chance.percent(60),
-        }
+            gaps: chance.percent(20),
+            settings: chance.percent(20),
+            rules: chance.percent(30),
+            elsewhere: chance.percent(60),
+        };
+        // Settings that are changed back within the delay after a kill are not promised to hold (docs/guarantees.md).
+        Faults { late_writes: faults.late_writes && !faults.settings, ..faults }
     }
 }
 

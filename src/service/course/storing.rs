@@ -77,6 +77,14 @@ impl Course {
         Ok(self.snapshot_done.take().expect("INV: a snapshot that is wholly copied has an end"))
     }
 
+    /// The snapshot that was waited for counts: the one that must follow it at once, if so.
+    ///
+    /// # Errors
+    /// The publisher is gone.
+    pub fn another_snapshot(&mut self, now: Instant) -> Result<Option<Counts>, ServiceError> {
+        if std::mem::take(&mut self.once_more) { self.whole_snapshot(now).map(Some) } else { Ok(None) }
+    }
+
     /// The snapshot that is being written, if any: a drain waits for it, since one that comes later stands behind it.
     pub fn unfinished(&mut self) -> Option<Counts> {
         self.snapshot_done.take()
