@@ -5,6 +5,8 @@
 //! alternate, and the best round of each counts. DuckDB reads the columns that the query needs from the same file, with all
 //! cores, and runs the query once, at the end of the data; `backtest` answers at every instant.
 //!
+//! With `--report` it judges a what-if grid of 72 settings in the same pass; the ratio is to one plain backtest (row 10).
+//!
 //! And `firstseen backfill` of the same records as a Storage export, an hour and table a file, against decoding alone what the same reader
 //! gives (row 9).
 
@@ -37,9 +39,10 @@ fn main() {
     warm(&path);
     let firstseen = env!("CARGO_BIN_EXE_firstseen");
     let me = std::env::current_exe().expect("a program has a path");
+    let report = path.with_extension("report.json");
     for threads in [1, 2] {
         let threads = threads.to_string();
-        let (mut decode, mut backtest) = ([f64::MAX; 2], [f64::MAX; 2]);
+        let (mut decode, mut backtest, mut grid) = ([f64::MAX; 2], [f64::MAX; 2], [f64::MAX; 2]);
         let mut said = String::new();
         for _ in 0..ROUNDS {
             let (spent, _) = run(Command::new(&me).args(["decode-alone", &threads]).arg(&path));
@@ -47,13 +50,16 @@ fn main() {
             let (spent, text) = run(Command::new(firstseen).args(["backtest", "--threads", &threads]).arg(&path));
             backtest = [0, 1].map(|n| spent[n].min(backtest[n]));
             said = text;
+            let (spent, _) = run(Command::new(firstseen).args(["backtest", "--threads", &threads, "--report"]).arg(&report).arg(&path));
+            grid = [0, 1].map(|n| spent[n].min(grid[n]));
         }
         println!("\n{threads} decoding thread(s), best of {ROUNDS} rounds:");
-        for (name, [wall, cpu]) in [("decode alone", decode), ("backtest", backtest)] {
+        for (name, [wall, cpu]) in [("decode alone", decode), ("backtest", backtest), ("with a report", grid)] {
             let rate = records as f64 / wall;
             println!("{name:<16}{wall:>8.2} s wall {cpu:>8.2} s CPU {rate:>12.0} records/s {:>8.0} MB/s", bytes as f64 / 1e6 / wall);
         }
         println!("ratio, wall time: {:.2}; CPU time: {:.2}", decode[0] / backtest[0], decode[1] / backtest[1]);
+        println!("what-if grid to plain, wall time: {:.2}; CPU time: {:.2}", grid[0] / backtest[0], grid[1] / backtest[1]);
         said.lines().filter(|l| l.starts_with("findings") || l.contains(" records in ")).for_each(|l| println!("  {l}"));
     }
     history(&me, firstseen);

@@ -72,7 +72,7 @@ pub(super) fn what_if(report: &Report) -> Markup {
     let suppressing = report.is_suppressing();
     html! {
         @if suppressing { p.note { "Below: with suppression rules on / off." } }
-        div.columns {
+        div.columns.pairs[suppressing] {
             @for lookback in &grid.lookback {
                 div.scroll {
                     h3 { "lookback " (lookback) }
@@ -108,7 +108,7 @@ pub(super) fn top(report: &Report) -> Markup {
                 h3 { (what) }
                 @if rows.is_empty() { p.note { "None." } } @else {
                     table.top {
-                        thead { tr { th { } th.n { "opened" } @if suppressing { th.n { "not hidden" } } th.n { "retracted" } } }
+                        thead { tr { th { } th.n { "opened" } @if suppressing { th.n { "shown" } } th.n { "retracted" } } }
                         tbody {
                             @for row in rows {
                                 tr {
