@@ -399,12 +399,7 @@ impl Detector {
                         self.third_party_changed(device);
                     }
                 }
-                Message::Servers { device } => {
-                    if let Some(cells) = &mut self.cells {
-                        cells.forget_least(device);
-                        self.dirty.extend_from_slice(&self.devices.rows.row(device).candidates);
-                    }
-                }
+                Message::Servers { device } => self.servers_changed(device),
                 Message::Watch { destination, candidate } => {
                     let mut turn = turn!(self, tenant, now);
                     self.destinations.watch(destination, candidate, &mut turn);

@@ -15,6 +15,7 @@ use crate::detector::{Detector, Funnel, Settings};
 use crate::feed::Feed;
 use crate::finding::severity::Privileged;
 use crate::suppress::Rules;
+use crate::time::Span;
 use crossbeam_channel::{Sender, bounded};
 use std::io;
 use std::sync::Arc;
@@ -52,11 +53,12 @@ impl WhatIf {
     /// # Errors
     /// When a thread can't be started.
     pub fn start(axes: &Axes, settings: &Settings, rules: &Rules, privileged: &Privileged, tenants: &[String]) -> io::Result<WhatIf> {
-        let worker = |lookback| {
+        let worker = |lookback: Span| {
+            let is_configured = lookback == settings.lookback;
             let settings = Settings { lookback, ..settings.clone() };
             let (prevalence, vendors) = (axes.prevalence_below.clone(), axes.vendor_servers_below.clone());
             let mut tally = Tally::new(&settings, &prevalence, &vendors, rules.clone(), privileged.clone());
-            let mut feed = Feed::new(Detector::of_cells(settings, &prevalence, &vendors));
+            let mut feed = Feed::new(Detector::of_cells(settings, &prevalence, &vendors, is_configured));
             feed.tenants = tenants.to_vec();
             let (batches, taken) = bounded::<Arc<Batch>>(DEPTH);
             let work = move || {
@@ -65,12 +67,9 @@ impl WhatIf {
                 }
                 (tally.into_cells(), feed.detector.funnel().unwrap_or_default())
             };
-            Ok(Worker { batches, thread: thread::Builder::new().name("what-if".into()).spawn(work)?, is_configured: false })
+            Ok(Worker { batches, thread: thread::Builder::new().name("what-if".into()).spawn(work)?, is_configured })
         };
-        let workers = axes.lookback.iter().map(|lookback| {
-            let worker: io::Result<Worker> = worker(*lookback);
-            Ok(Worker { is_configured: *lookback == settings.lookback, ..worker? })
-        });
+        let workers = axes.lookback.iter().map(|lookback| worker(*lookback));
         Ok(WhatIf(workers.collect::<io::Result<_>>()?))
     }
 

@@ -20,7 +20,7 @@ use crate::time::Ticks;
 /// The most cells of one detector.
 pub const MOST_CELLS: usize = u64::BITS as usize;
 
-/// Not known since a vendor of the device changed its count.
+/// Nobody has asked for it yet, so nothing was judged by it.
 const STALE: u32 = u32::MAX - 1;
 /// The device has no vendor: no threshold is above it.
 const NONE: u32 = u32::MAX;
@@ -51,7 +51,8 @@ pub(super) struct Cells {
     least: Vec<u32>,
     /// The configured thresholds.
     gates: (u32, u32),
-    funnel: Funnel,
+    /// Counted if anybody wants it.
+    funnel: Option<Funnel>,
 }
 
 impl Cells {
@@ -68,21 +69,14 @@ impl Cells {
         }
         self.open.get_mut(at).expect("INV-cells: there is a place for each candidate")
     }
-
-    /// A vendor of the device has another count.
-    pub(super) fn forget_least(&mut self, device: u32) {
-        if let Some(least) = self.least.get_mut(device as usize) {
-            *least = STALE;
-        }
-    }
 }
 
 impl Detector {
     /// An empty state that judges by each of `vendor_servers_below` with each of `prevalence_below`, in that order: the cell of the i-th
     /// vendor threshold with the j-th of p prevalence thresholds is bit i · p + j. At most [`MOST_CELLS`] pairs; the rest is left out.
-    /// [`Funnel`] goes by the thresholds of `settings`.
+    /// With `counts_gates` it keeps a [`Funnel`], by the thresholds of `settings`.
     #[must_use]
-    pub fn of_cells(settings: Settings, prevalence_below: &[u32], vendor_servers_below: &[u32]) -> Self {
+    pub fn of_cells(settings: Settings, prevalence_below: &[u32], vendor_servers_below: &[u32], counts_gates: bool) -> Self {
         let gates = (settings.prevalence_below, settings.vendor_servers_below);
         let greatest = |below: &[u32], own: u32| below.iter().copied().max().unwrap_or(own).max(own);
         let settings = Settings {
@@ -93,16 +87,16 @@ impl Detector {
         let mut detector = Detector::new(settings);
         detector.vendors.tell_counts();
         let vendors = vendor_servers_below.iter().copied().take(MOST_CELLS / prevalence_below.len().max(1)).collect();
-        let (open, least, funnel) = (Vec::new(), Vec::new(), Funnel::default());
+        let (open, least, funnel) = (Vec::new(), Vec::new(), counts_gates.then(Funnel::default));
         let cells = Cells { prevalence: prevalence_below.to_vec(), vendors, open, least, gates, funnel };
         detector.cells = Some(Box::new(cells));
         detector
     }
 
-    /// How many events passed each gate, if it judges cells.
+    /// How many events passed each gate, if it counts them.
     #[must_use]
     pub fn funnel(&self) -> Option<Funnel> {
-        self.cells.as_ref().map(|cells| cells.funnel)
+        self.cells.as_ref().and_then(|cells| cells.funnel)
     }
 
     /// Servers of the device's rarest vendor; [`NONE`] when it is joined to none.
@@ -120,11 +114,26 @@ impl Detector {
         *least
     }
 
+    /// A vendor of the device has another count: its candidates are judged again if that was its rarest one, or has become so.
+    pub(super) fn servers_changed(&mut self, device: u32) {
+        let Some(before) = self.cells.as_mut().and_then(|cells| cells.least.get_mut(device as usize)).filter(|least| **least != STALE)
+        else {
+            return;
+        };
+        let before = std::mem::replace(before, STALE);
+        if self.least(device) != before {
+            self.dirty.extend_from_slice(&self.devices.rows.row(device).candidates);
+        }
+    }
+
     /// Judges a candidate in all cells at once.
     pub(super) fn judge_cells(&mut self, id: u32, now: Ticks, effects: &mut Vec<Effect>) {
         let Some(was) = self.cells.as_mut().map(|cells| *cells.open_mut(id)) else { return };
         let row = self.candidates.row(id);
         if now >= row.end {
+            if was == 0 {
+                return;
+            }
             self.open_cells(id, 0);
             self.say_cells(id, ChangeKind::Closed, "", was, now, effects);
             return;
@@ -142,7 +151,10 @@ impl Detector {
         let least = self.least(device);
         let warm = self.candidates.row(id).first >= self.warm_from(device);
         let Some(cells) = &self.cells else { return };
-        let is = if warm { cells.above(prevalence, least) } else { 0 };
+        let is = if warm && prevalence != u32::MAX { cells.above(prevalence, least) } else { 0 };
+        if is == was {
+            return;
+        }
         let [late, no_server, no_third_party, common_destination, cold] = {
             let (rare_vendor, rare_destination) = (cells.above(0, least), cells.above(prevalence, 0));
             let split = |on: bool, mask: u64| if on { mask } else { 0 };
@@ -182,9 +194,12 @@ impl Detector {
 
     /// Counts a network event that was accepted and applied, at the last gate that it passes.
     pub(super) fn count_gates(&mut self, tenant: u32, now: Ticks, event: &NetworkEvent<'_>) {
+        if self.funnel().is_none() {
+            return;
+        }
         let passed = self.gates_passed(tenant, now, event);
-        let Some(cells) = &mut self.cells else { return };
-        let Funnel { network, qualifying, third_party, new, rare } = &mut cells.funnel;
+        let Some(funnel) = self.cells.as_mut().and_then(|cells| cells.funnel.as_mut()) else { return };
+        let Funnel { network, qualifying, third_party, new, rare } = funnel;
         [network, qualifying, third_party, new, rare].into_iter().take(1 + passed).for_each(|n| *n += 1);
     }
 
