@@ -316,6 +316,8 @@ impl Course {
         match event {
             SourceEvent::Messages(_) => {}
             SourceEvent::Assigned(partitions) => {
+                // Where reading begins in a partition stands in no journal; a start reads it from the snapshot.
+                let begins = partitions.iter().any(|of| !self.task.positions().contains_key(&(of.of.topic.clone(), of.of.partition)));
                 for assigned in &partitions {
                     let id = self.task.assigned(&assigned.of.topic, assigned.of.partition, assigned.position);
                     debug_assert_eq!(id, assigned.id, "source and task call a partition by the same id");
@@ -325,7 +327,8 @@ impl Course {
                 if !self.task.is_replaying() {
                     health.set_ready();
                 }
-                if std::mem::take(&mut self.is_new) {
+                let must_store = begins && !self.task.is_replaying() && self.settles().is_none();
+                if std::mem::take(&mut self.is_new) || must_store {
                     let counts = self.whole_snapshot(now)?;
                     return Ok(Some(Wait::Snapshot(counts)).filter(|_| !planted::is(Bug::FirstSnapshotNotAwaited)));
                 }

@@ -84,16 +84,19 @@ struct Truth {
     order: Vec<Step>,
     /// How much of it this life has been through; less than all while it replays.
     at: usize,
-    snapshots: HashMap<u64, Vec<Step>>,
+    snapshots: HashMap<u64, (Vec<Step>, bool)>,
+    /// Messages were gone, and the state has to know it.
+    gap: bool,
 }
 
 impl Truth {
     /// A process starts with what it recovered.
     fn recovered(&mut self, recovered: &Recovered, sim: &Sim) -> Result<(), Ended> {
-        let base = match recovered.snapshot {
-            None => Vec::new(),
+        let (base, gap) = match recovered.snapshot {
+            None => (Vec::new(), false),
             Some(n) => self.snapshots.get(&n).cloned().ok_or_else(|| Ended::Wrong(format!("snapshot {n} was never begun")))?,
         };
+        self.gap = gap;
         let at = base.len();
         let mut order = base;
         for entry in &recovered.entries {
@@ -372,7 +375,7 @@ impl<'a> Life<'a> {
             event => {
                 match &event {
                     SourceEvent::ReplayDone => self.truth.replay_done(&self.sim.world().broker.input)?,
-                    SourceEvent::Gap { .. } => self.outcome.gaps += 1,
+                    SourceEvent::Gap { .. } => (self.outcome.gaps, self.truth.gap) = (self.outcome.gaps + 1, true),
                     _ => {}
                 }
                 let now = self.clock();
@@ -433,7 +436,7 @@ impl<'a> Life<'a> {
     fn take_pieces(&mut self) {
         while let Ok(piece) = self.pieces_out.try_recv() {
             if let Piece::Begin { n } = &piece {
-                self.truth.snapshots.insert(*n, self.truth.order.clone());
+                self.truth.snapshots.insert(*n, (self.truth.order.clone(), self.truth.gap));
             }
             self.pieces.push_back(piece);
         }
@@ -539,7 +542,7 @@ pub(crate) fn run(seed: u64, tell: bool) -> Result<Outcome, String> {
             let mut life = Life::start(&sim, &mut truth, &mut outcome, begun)?;
             life.work(turns)?;
             let detector = life.course.task().detector();
-            if life.outcome.gaps > 0 && !detector.in_gap() && detector.last_gap().is_none() {
+            if life.truth.gap && !detector.in_gap() && detector.last_gap().is_none() {
                 return Err(Ended::Wrong("messages were gone, and the state does not know it".to_owned()));
             }
             let open = life.course.task().detector().open_findings();
