@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use firstseen::kafka::cluster::Cluster;
+
 use crate::rig::{Rig, fleet};
-use crate::support::kafka::{Broker, Extras};
+use crate::support::kafka::{Broker, Extras, wait_for};
 use crate::support::numbers;
 use crate::{kills, live, ready, seed};
 
@@ -23,18 +25,23 @@ fn writes_that_are_refused_for_want_of_replicas_are_waited_for() {
     for topic in [&rig.findings, &rig.dead_letters] {
         first.replicated_topic(topic, 4);
     }
+    let cluster = Cluster::new(&first.settings("reader"), Duration::from_secs(2)).unwrap();
     let mut random = numbers(seed() + 300);
     let mut pieces = fleet().chunks(fleet().len().div_ceil(rounds + 1));
     let (mut killed, mut waited) = (0, 0);
     for round in 0..rounds {
         let piece = pieces.next().unwrap();
-        let written = rig.changes().len();
         // The next start finds partitions whose leader has just died, until the cluster has noticed.
         second.kill();
         rig.produce(&first, piece);
         let mut service = rig.start();
         // Consumed, and nothing of it can be written: neither acknowledged nor given up.
         service.reached(piece.last().unwrap().arrival);
+        // What a round before had appended shows as soon as the cluster has noticed, and the first leads alone.
+        wait_for("the first broker to lead", || {
+            (0..4).all(|p| [&rig.findings, &rig.dead_letters].iter().all(|topic| cluster.ends(topic, p).is_ok())).then_some(())
+        });
+        let written = rig.changes().len();
         live(&mut service, Duration::from_secs(6), &mut random);
         assert_eq!((service.get("/livez").unwrap().0, rig.changes().len()), (200, written));
         if round.is_multiple_of(2) {
