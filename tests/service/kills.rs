@@ -37,6 +37,7 @@ fn killed_with_changes_journaled_late_in_the_input() {
     assert!(said > 0 && said < expected().len(), "{said}");
     rig.produce(broker(), first);
     let mut service = rig.start();
+    service.caught_up(first.len() as u64);
     service.wait_for("the first half's changes", |_| (rig.changes().len() >= said).then_some(()));
     service.kill();
     rig.produce(broker(), second);
