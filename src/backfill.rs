@@ -115,12 +115,17 @@ impl Backfill {
             return Err(BackfillError::Earlier { begun: history.from });
         }
         let stored = recovered.detector.settings();
-        if stored != settings {
+        if (Settings { limits: settings.limits, ..stored.clone() }) != *settings {
             let (was, is) = (stored.described(), settings.described());
-            let other: Vec<&str> = was.iter().zip(&is).filter(|(a, b)| a != b).map(|(a, _)| a.0).collect();
+            let differ = was.iter().zip(&is).filter(|(a, b)| a != b).map(|(a, _)| a.0);
+            let other: Vec<&str> = differ.filter(|key| !key.starts_with("limits.") || *key == "limits.urls_per_destination").collect();
             return Err(BackfillError::OtherSettings { keys: other.join(", ") });
         }
-        let (feed, next) = (Feed::new(recovered.detector), recovered.next_segment);
+        let (mut feed, next) = (Feed::new(recovered.detector), recovered.next_segment);
+        if feed.detector.settings() != settings {
+            // What history says of findings is said at the hand-over.
+            feed.detector.change_settings(settings.clone(), &mut Vec::new());
+        }
         let in_doubt = recovered.snapshot.is_some_and(|n| next > n + 1);
         Ok(Backfill { store, feed, history, next, changed: false, in_doubt, names: Vec::new() })
     }

@@ -2,6 +2,7 @@
 //! reported at once, with its key and what was expected; a key that is not understood is never ignored. Secrets are never printed.
 
 mod keys;
+mod memory;
 mod reader;
 mod secret;
 mod span;
@@ -10,6 +11,7 @@ mod suppress;
 mod tests;
 
 pub(crate) use keys::nearest;
+pub use memory::StateMemory;
 pub use secret::{Property, Secret};
 pub use span::parse as parse_span;
 pub use suppress::Suppress;
@@ -156,6 +158,12 @@ pub struct Http {
 pub struct Limits {
     /// URLs kept for a destination.
     pub urls_per_destination: u32,
+    /// Connections kept of all devices.
+    pub tracked_connections: Option<u32>,
+    /// Reckoned memory of the state.
+    pub state_memory: StateMemory,
+    /// Connections kept of one device.
+    pub connections_per_device: u32,
 }
 
 /// `[query]`: the hunting query's numbers.
@@ -305,7 +313,12 @@ impl Config {
         r.refuse(mode != "standalone", "state.mode", || format!("given \"{mode}\", which is not available yet; expected \"standalone\""));
         let state = State { dir: PathBuf::from(r.text("state.dir")), snapshot_interval: r.span("state.snapshot_interval") };
         let http = Http { listen: r.address("http.listen"), api_token: r.secret("http.api_token") };
-        let limits = Limits { urls_per_destination: r.integer("limits.urls_per_destination") };
+        let limits = Limits {
+            urls_per_destination: r.integer("limits.urls_per_destination"),
+            tracked_connections: r.optional_integer("limits.tracked_connections"),
+            state_memory: r.state_memory("limits.state_memory"),
+            connections_per_device: r.integer("limits.connections_per_device"),
+        };
         let query = Query {
             lookback: r.span("query.lookback"),
             new_within: r.span("query.new_within"),
@@ -400,7 +413,15 @@ impl Config {
         self.query.group_by_device.then_some(self.output.grouped_topic.as_str())
     }
 
-    /// The settings of the detector.
+    /// The settings of a detector that keeps a state: with the control group's limit, where `limits.state_memory` is left to it.
+    #[must_use]
+    pub fn service_settings(&self) -> detector::Settings {
+        let mut settings = self.detector_settings();
+        settings.limits.state_memory = self.limits.state_memory.bytes();
+        settings
+    }
+
+    /// The settings of a detector whose answers depend on its input alone, wherever it runs.
     #[must_use]
     pub fn detector_settings(&self) -> detector::Settings {
         detector::Settings {
@@ -415,6 +436,14 @@ impl Config {
             report_late: self.detection.report_late,
             warm_up: self.detection.warm_up,
             track_workstations: self.detection.track_workstations,
+            limits: detector::Limits {
+                tracked_connections: self.limits.tracked_connections.map(u64::from),
+                state_memory: match self.limits.state_memory {
+                    StateMemory::Bytes(bytes) => Some(bytes),
+                    StateMemory::Auto | StateMemory::None => None,
+                },
+                connections_per_device: self.limits.connections_per_device,
+            },
         }
     }
 }

@@ -29,6 +29,7 @@ mod connections;
 mod destination;
 mod device;
 mod distinct;
+mod eviction;
 pub mod explain;
 mod export;
 mod findings;
@@ -36,6 +37,7 @@ mod first_seen;
 mod gap;
 mod index;
 mod judge;
+mod limits;
 mod look_ahead;
 mod message;
 mod packed;
@@ -56,7 +58,9 @@ pub mod wire;
 pub use candidate::REMEMBERED_IDENTITIES;
 pub use cells::{Funnel, MOST_CELLS};
 pub use change::Lack;
+pub use eviction::Usage;
 pub use gap::FindingRow;
+pub use limits::{Limit, Limits};
 pub use look_ahead::{LOOK_AHEAD, Upcoming};
 
 use crate::defender::{Body, DeviceInfo, Record};
@@ -67,6 +71,7 @@ use connections::Known;
 use destination::Destinations;
 use device::Devices;
 use index::Index;
+use limits::LastSeen;
 use message::Message;
 use strings::Strings;
 use timers::{Target, Timers};
@@ -97,6 +102,8 @@ pub struct Settings {
     pub warm_up: Span,
     /// Keep connections of devices that DeviceInfo calls workstations or macOS.
     pub track_workstations: bool,
+    /// How much may be kept.
+    pub limits: Limits,
 }
 
 impl Settings {
@@ -125,6 +132,7 @@ impl Default for Settings {
             report_late: true,
             warm_up: Span::ZERO,
             track_workstations: true,
+            limits: Limits::default(),
         }
     }
 }
@@ -171,6 +179,10 @@ struct Tenant {
     /// Messages that arrived before this instant are missing; `MIN` when none are.
     gap: Ticks,
     timers: Timers,
+    /// What was last seen at or before is forgotten, for the limits of all devices; `MIN` when nothing was. See `eviction`.
+    horizon: Ticks,
+    /// Its connections by when they were last seen; kept only with a limit of all devices.
+    seen: LastSeen,
 }
 
 /// What an operator may touch besides its own tables while it handles one message.
@@ -207,6 +219,7 @@ pub struct Detector {
     gaps: std::collections::BTreeSet<Box<str>>,
     /// Where it judges by many thresholds; never in the service.
     cells: Option<Box<cells::Cells>>,
+    evictions: eviction::Evictions,
 }
 
 impl Detector {
@@ -239,6 +252,7 @@ impl Detector {
             snapshot: snapshot::Progress::default(),
             gaps: std::collections::BTreeSet::new(),
             cells: None,
+            evictions: eviction::Evictions::default(),
         }
     }
 
@@ -303,6 +317,7 @@ impl Detector {
         {
             self.count_gates(tenant, clock, event);
         }
+        self.keep_within_limits(effects);
     }
 
     /// Moves the tenant's arrival clock without a record (idle input); earlier instants than the clock's, and tenants never
@@ -323,7 +338,9 @@ impl Detector {
     fn add_tenant(&mut self, name: &str, clock: Ticks, observed_since: Ticks) -> u32 {
         let id = self.tenants.len() as u32;
         self.tenant_index.insert(self.tenant_index.hash(name.as_bytes()), id);
-        self.tenants.push(Tenant { name: name.into(), clock, observed_since, gap: Ticks::MIN, timers: Timers::default() });
+        let seen = LastSeen::new(self.settings.lookback, Ticks::MIN);
+        let (gap, horizon) = (Ticks::MIN, Ticks::MIN);
+        self.tenants.push(Tenant { name: name.into(), clock, observed_since, gap, timers: Timers::default(), horizon, seen });
         id
     }
 
@@ -351,8 +368,10 @@ impl Detector {
                     }
                 }
                 Target::Destination(id) => {
+                    let was_sighted = self.destinations.is_sighted(id);
                     let mut turn = turn!(self, tenant, at);
                     self.destinations.due(id, &mut turn);
+                    self.evictions.sighted -= u64::from(was_sighted && !self.destinations.is_sighted(id));
                 }
                 Target::Device(id) => {
                     let (mut vendors_gone, mut connections_gone) = (Vec::new(), Vec::new());

@@ -1,6 +1,7 @@
 //! The metrics of interface.md, one method for each thing that can happen. A registry of its own, nothing global. Label values that
 //! come from the input are capped, so that no input can make series without end.
 
+use crate::detector::Limit;
 use crate::finding::ChangeKind;
 use crate::kafka::context::ConnectionErrors;
 use crate::time::Ticks;
@@ -126,6 +127,8 @@ pub struct Metrics {
     rules: Capped,
     reloads: IntCounterVec,
     observed: GaugeVec,
+    limit_usage: GaugeVec,
+    evicted: IntCounterVec,
     connection_errors: IntCounterVec,
     clients: Mutex<Vec<(&'static str, Arc<ConnectionErrors>)>>,
     start_waits: IntCounter,
@@ -212,6 +215,14 @@ impl Metrics {
                     &["tenant"],
                 ),
             ),
+            limit_usage: registered(
+                r,
+                GaugeVec::new(
+                    opts("limit_usage_ratio", "What is used of a limit; 1 is all. Of a device: of the one that has most."),
+                    &["limit"],
+                ),
+            ),
+            evicted: counters("evicted_connections_total", "Connections forgotten before their time to keep within a limit.", &["limit"]),
             connection_errors: counters(
                 "connection_errors_total",
                 "Failed connections to brokers and failed log-ins; each is tried again with back-off.",
@@ -224,6 +235,9 @@ impl Metrics {
         };
         for kind in [ChangeKind::Opened, ChangeKind::Updated, ChangeKind::Retracted, ChangeKind::Closed] {
             metrics.changes.with_label_values(&[kind.as_str()]);
+        }
+        for limit in Limit::ALL {
+            metrics.connections_evicted(limit, 0);
         }
         for kind in Tracked::ALL {
             metrics.set_tracked(kind, 0);
@@ -349,6 +363,16 @@ impl Metrics {
     /// From now on `look` brings gauges up to date whenever the metrics are read: it must wait for nothing.
     pub fn look(&self, look: impl Fn(&Metrics) + Send + 'static) {
         self.looks.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(Box::new(look));
+    }
+
+    /// So much is used of a limit.
+    pub fn set_limit_usage(&self, limit: Limit, ratio: f64) {
+        self.limit_usage.with_label_values(&[limit.as_str()]).set(ratio);
+    }
+
+    /// So many connections were evicted to keep within a limit.
+    pub fn connections_evicted(&self, limit: Limit, n: u64) {
+        self.evicted.with_label_values(&[limit.as_str()]).inc_by(n);
     }
 
     /// A suppression rule of the configuration marked a change.

@@ -10,6 +10,7 @@ mod core;
 pub mod course;
 mod crash;
 mod idle;
+mod limits;
 mod outage;
 pub mod publisher;
 pub mod restore;

@@ -13,6 +13,7 @@ mod oracle {
     mod cells;
     pub(crate) mod compare;
     mod determinism;
+    mod evictions;
     mod explanation;
     mod faults;
     pub(crate) mod fleet;

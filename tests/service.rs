@@ -18,6 +18,8 @@ mod end_to_end;
 mod input_answers;
 #[path = "service/kills.rs"]
 mod kills;
+#[path = "service/limit_answers.rs"]
+mod limit_answers;
 #[path = "service/pressure.rs"]
 mod pressure;
 #[path = "service/refusals.rs"]

@@ -56,7 +56,7 @@ impl Letters {
 pub(super) fn backfill(args: &cli::Backfill) -> anyhow::Result<ExitCode> {
     let config = config(Some(&args.config))?;
     let selection = selection(&args.selection)?;
-    let settings = config.detector_settings();
+    let settings = config.service_settings();
     let begun = host_clock::now();
     let limits = Limits { independent_clock: Some(begun), max_clock_skew: settings.max_clock_skew };
     let store = Store::new(Arc::new(Directory::open(&config.state.dir)?));

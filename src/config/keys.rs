@@ -20,6 +20,8 @@ pub(super) enum Kind {
     Secret,
     /// A table of librdkafka properties.
     Properties,
+    /// `"auto"`, `"none"` or a size with its unit.
+    StateMemory,
 }
 
 /// One row of the table.
@@ -143,6 +145,24 @@ pub(super) const KEYS: &[Key] = &[
         "1000",
         "URLs kept for a destination; beyond it a finding says `urls_truncated`.",
     ),
+    key(
+        "limits.tracked_connections",
+        Kind::Integer(100, 4_000_000_000),
+        "",
+        "Connections kept of all devices together; beyond it those that were silent longest are evicted ([operations](operations.md#a-limit-is-reached)).",
+    ),
+    key(
+        "limits.state_memory",
+        Kind::StateMemory,
+        r#""auto""#,
+        "Memory that the state is reckoned to take; beyond it as above. `auto` is half of the control group's limit, for `run` and `backfill`; none where it has none.",
+    ),
+    key(
+        "limits.connections_per_device",
+        Kind::Integer(100, 100_000_000),
+        "250000",
+        "Connections kept of one device; beyond it its own that were silent longest are evicted.",
+    ),
     key("query.lookback", Kind::Span, r#""14d""#, "How long a connection, a server's DeviceInfo or a vendor counts."),
     key(
         "query.new_within",
@@ -201,6 +221,7 @@ impl Kind {
             Kind::Span => r#"a length of time such as "14d", "10m", "1s" or "250ms""#.into(),
             Kind::TextList => r#"a list of texts such as ["one", "two"]"#.into(),
             Kind::Choice(words) => words.iter().map(|w| format!("\"{w}\"")).collect::<Vec<_>>().join(" or "),
+            Kind::StateMemory => r#""auto", "none" or a size such as "4GiB" or "512MiB""#.into(),
             Kind::Secret => r#"a secret: { file = "/path" } or { env = "NAME" }"#.into(),
             Kind::Properties => {
                 r#"a table of librdkafka properties, each a text, number, boolean or secret ({ file = "/path" } or { env = "NAME" })"#

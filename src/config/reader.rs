@@ -3,7 +3,7 @@
 
 use super::keys::{self, KEYS, Key, Kind};
 use super::secret::{Property, Secret};
-use super::{Mistake, span};
+use super::{Mistake, StateMemory, memory, span};
 use crate::time::Span;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -195,6 +195,26 @@ impl Reader {
             _ => None,
         };
         self.take(path, |key, v| within(key, v.as_integer()?), |key, text| within(key, text.parse().ok()?))
+    }
+
+    /// A number that need not be given.
+    pub(super) fn optional_integer(&mut self, path: &'static str) -> Option<u32> {
+        let given = self.given.remove(path)?;
+        let kind = keys::find(path).expect("INV: every key that is read stands in the table").kind;
+        let (number, what) = match &given {
+            Given::File(value) => (value.as_integer(), shown(value)),
+            Given::Variable(_, text) => (text.parse().ok(), format!("{text:?}")),
+        };
+        let number = number.filter(|n| matches!(kind, Kind::Integer(low, high) if (low..=high).contains(n)));
+        let number = number.and_then(|n| u32::try_from(n).ok());
+        if number.is_none() {
+            self.mistake(path, given.origin(), format!("given {what}, expected {}", kind.expected()));
+        }
+        number
+    }
+
+    pub(super) fn state_memory(&mut self, path: &'static str) -> StateMemory {
+        self.take(path, |_, v| memory::parse(v.as_str()?), |_, text| memory::parse(text))
     }
 
     pub(super) fn span(&mut self, path: &'static str) -> Span {

@@ -77,6 +77,9 @@ fn every_key_reaches_its_place() {
         listen = "[::1]:80"
         [limits]
         urls_per_destination = 7
+        tracked_connections = 5000
+        state_memory = "3GiB"
+        connections_per_device = 2000
         [query]
         lookback = "10d"
         new_within = "12h"
@@ -133,6 +136,7 @@ fn every_key_reaches_its_place() {
         report_late: false,
         warm_up: Span::days(13),
         track_workstations: false,
+        limits: detector::Limits { tracked_connections: Some(5000), state_memory: Some(3 << 30), connections_per_device: 2000 },
     };
     assert_eq!(config.detector_settings(), settings);
     assert_eq!(config.detection.privileged_servers, ["dc*"]);

@@ -8,6 +8,12 @@ impl Detector {
     /// the memory of a second state for a moment. A snapshot under way is given up.
     pub fn change_settings(&mut self, new: Settings, effects: &mut Vec<Effect>) {
         self.abandon_snapshot();
+        if (Settings { limits: new.limits, ..self.settings.clone() }) == new {
+            self.settings = new;
+            self.recount();
+            self.evictions.grown = true;
+            return self.keep_within_limits(effects);
+        }
         self.begin_snapshot();
         let mut sections = Vec::new();
         while !self.snapshot_step(usize::MAX, &mut sections) {}
@@ -26,6 +32,8 @@ impl Detector {
             self.dirty = ids;
             self.settle(tenant, self.clock_of(tenant), effects);
         }
+        self.evictions.grown = true;
+        self.keep_within_limits(effects);
     }
 }
 

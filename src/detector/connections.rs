@@ -215,6 +215,11 @@ impl Connections {
         self.make_room(pool, owner, 0, Ticks::MAX, dropped);
     }
 
+    /// Drops what was last seen at or before `forgotten`.
+    pub(crate) fn drop_forgotten(&mut self, pool: &mut Pool<Slot>, owner: u32, forgotten: Ticks, dropped: impl FnMut(u32)) {
+        self.make_room(pool, owner, 0, forgotten, dropped);
+    }
+
     /// Gives the block back.
     pub(crate) fn free(&mut self, pool: &mut Pool<Slot>) {
         pool.free(self.class, self.at);

@@ -355,6 +355,12 @@ impl Destinations {
         }
     }
 
+    /// Whether something of it is in the prevalence window.
+    #[inline]
+    pub(crate) fn is_sighted(&self, id: u32) -> bool {
+        self.rows.get(id).is_some_and(|row| !row.devices.is_empty())
+    }
+
     /// A network row at event time `t`, which is inside the prevalence window.
     pub(crate) fn sighting(&mut self, id: u32, device: u64, url: &str, t: Ticks, turn: &mut Turn<'_>) {
         let (now, span, cap) = (turn.now, turn.settings.prevalence_window, turn.settings.device_cap());

@@ -39,6 +39,10 @@ pub(crate) struct Device {
     is_server: bool,
     rare: u32,
     timer: Armed,
+    /// What was last seen at or before is forgotten, for `limits.connections_per_device`; `MIN` when nothing was. See `eviction`.
+    pub(crate) horizon: Ticks,
+    /// Connections when they were counted last, and how many came since.
+    pub(crate) kept: u32,
 }
 
 /// A vendor whose software a device was seen with.
@@ -97,12 +101,13 @@ impl Row for Device {
     fn encode(&self, lists: &DeviceLists, out: &mut Vec<u8>) {
         out.put_u32(self.tenant);
         out.put_str(&self.name);
-        for t in [self.since, self.server_seen, self.info_seen] {
+        for t in [self.since, self.server_seen, self.info_seen, self.horizon] {
             out.put_ticks(t);
         }
         out.put_u32(self.os_platform);
         out.put_u32(self.device_type);
         out.put_u8(u8::from(self.says_workstation));
+        out.put_u32(self.kept);
         out.put_u32(self.vendors.len() as u32);
         for seen in lists.vendors.items(self.vendors) {
             out.put_u32(seen.vendor());
@@ -113,8 +118,8 @@ impl Row for Device {
 
     fn decode(bytes: &mut Get<'_>, id: u32, lists: &mut DeviceLists) -> Result<Self, WireError> {
         let (tenant, name) = (bytes.u32()?, bytes.str()?.into());
-        let [since, server_seen, info_seen] = [bytes.ticks()?, bytes.ticks()?, bytes.ticks()?];
-        let (os_platform, device_type, says_workstation) = (bytes.u32()?, bytes.u32()?, bytes.u8()? != 0);
+        let [since, server_seen, info_seen, horizon] = [bytes.ticks()?, bytes.ticks()?, bytes.ticks()?, bytes.ticks()?];
+        let (os_platform, device_type, says_workstation, kept) = (bytes.u32()?, bytes.u32()?, bytes.u8()? != 0, bytes.u32()?);
         let n = bytes.count(12)?;
         let mut vendors = Vec::with_capacity(n);
         for _ in 0..n {
@@ -137,6 +142,8 @@ impl Row for Device {
             is_server: false,
             rare: 0,
             timer: Armed::NEVER,
+            horizon,
+            kept,
         })
     }
 
@@ -251,6 +258,18 @@ impl Devices {
         self.rows.edit(id, |row, lists| row.connections.insert(&mut lists.connections, id, connection, expired, dropped));
     }
 
+    /// One more connection is kept: how many are by now at most, and the device's name.
+    pub(crate) fn keep_one_more(&mut self, id: u32) -> (u32, &str) {
+        let row = self.rows.row_mut(id);
+        row.kept += 1;
+        (row.kept, &row.name)
+    }
+
+    /// Gives back the places of connections whose last event was at or before `forgotten`; their destinations are told to `dropped`.
+    pub(crate) fn drop_connections(&mut self, id: u32, forgotten: Ticks, dropped: impl FnMut(u32)) {
+        self.rows.edit(id, |row, lists| row.connections.drop_forgotten(&mut lists.connections, id, forgotten, dropped));
+    }
+
     #[inline]
     fn is(&self, id: u32, tenant: u32, name: &str) -> bool {
         self.rows.get(id).is_some_and(|d| d.tenant == tenant && *d.name == *name)
@@ -280,6 +299,8 @@ impl Devices {
             is_server: false,
             rare: 0,
             timer: Armed::NEVER,
+            horizon: Ticks::MIN,
+            kept: 0,
         });
         let hash = self.index.hash_scoped(tenant, name.as_bytes());
         self.index.insert(hash, id);
@@ -373,6 +394,7 @@ impl Devices {
             if device.vendors.is_empty() && device.candidates.is_empty() {
                 // Every qualifying event leaves a vendor: none in the lookback, so no connection either.
                 device.connections.clear(&mut lists.connections, id, &mut connection_gone);
+                device.kept = 0;
             }
             let due = device.next_due(lists.vendors.items(device.vendors), now, turn.settings);
             turn.timers.arm(&mut device.timer, due, Target::Device(id));

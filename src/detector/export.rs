@@ -209,8 +209,9 @@ impl Detector {
             device_type: self.strings.get(row.device_type),
         });
         let info_seen = window::holds(info_seen, now, lookback).then_some(info_seen);
+        let forgotten = self.forgotten(id);
         let is_live = |known: &Known| match known {
-            Known::Last(t) => window::holds(*t, now, lookback),
+            Known::Last(t) => *t > forgotten,
             Known::Candidate(_) => true,
         };
         let mut connections: Vec<(CompactString, Option<u16>, Known)> = self

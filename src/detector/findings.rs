@@ -36,13 +36,22 @@ impl Detector {
     }
 
     pub(super) fn judge(&mut self, tenant: u32, id: u32, now: Ticks, effects: &mut Vec<Effect>) {
+        if let Some(limit) = self.going(id) {
+            if self.cells.is_some() {
+                self.candidates.row_mut(id).end = now;
+                self.judge_cells(id, now, effects);
+            } else if self.candidates.row(id).finding.as_ref().is_some_and(|finding| finding.open) {
+                self.write(tenant, id, ChangeKind::Retracted, limit.cause(), now, effects);
+            }
+            return self.end_candidate(id, now);
+        }
         if self.cells.is_some() {
             self.judge_cells(id, now, effects);
         } else {
             self.judge_one(tenant, id, now, effects);
         }
         if now >= self.candidates.row(id).end {
-            self.end_candidate(id);
+            self.end_candidate(id, now);
         } else if self.candidates.row(id).timer == Armed::NEVER {
             self.arm_candidate(tenant, id, now);
         }
@@ -135,6 +144,7 @@ impl Detector {
             observed_since: tenant.map_or(now, |t| t.observed_since),
             device_since: device.since,
             gap: self.gap_before(device.tenant, row.first, now),
+            evicted: self.hidden_before(id, now),
             late: row.late,
             suppressed_by: None,
             cause,

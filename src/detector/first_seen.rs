@@ -48,6 +48,7 @@ impl Detector {
             self.destinations.retain(destination);
         }
         if seen {
+            self.evictions.sighted += u64::from(!self.destinations.is_sighted(destination));
             let mut turn = turn!(self, tenant, now);
             self.destinations.sighting(destination, device_print, event.remote_url, t, &mut turn);
         }
@@ -93,19 +94,35 @@ impl Detector {
             None => Ticks::MIN,
         };
         // What has left the lookback is forgotten at some time or other: it must not matter when.
-        let last = if window::holds(last, now, settings.lookback) { last } else { Ticks::MIN };
+        let mut horizon = self.horizon(tenant, device);
+        let last = if window::holds(last, now, settings.lookback) && last > horizon { last } else { Ticks::MIN };
         let is_new = last == Ticks::MIN || t > last.plus(settings.quiet());
         let in_time = window::holds(t, now, settings.new_within);
         let late = !in_time && settings.report_late && window::holds(t, now, settings.quiet());
-        let next = if is_new && (in_time || late) {
+        let is_candidate = is_new && (in_time || late);
+        if !is_candidate && t <= last.max(horizon) {
+            return;
+        }
+        if last == Ticks::MIN {
+            self.make_way(tenant, device, now);
+            horizon = self.horizon(tenant, device);
+        }
+        let settings = &self.settings;
+        let next = if is_candidate {
             let end = if late { window::ends(now, settings.new_within) } else { window::ends(t, settings.new_within) };
-            Known::Candidate(self.new_candidate(arrived, last, end, late))
-        } else if t > last {
+            let id = self.new_candidate(arrived, last, end, late);
+            if last == Ticks::MIN && window::holds(horizon, now, self.settings.lookback) {
+                self.evictions.hidden.insert(id, horizon);
+            }
+            Known::Candidate(id)
+        } else if t > horizon {
             Known::Last(t)
         } else {
+            // Room was made for it, and what is older than it was forgotten, so it is.
             return;
         };
-        let expired = now.minus(self.settings.lookback);
+        self.note_seen(tenant, now, |seen| if last == Ticks::MIN { seen.add(t) } else { seen.renew(last, t) });
+        let expired = now.minus(self.settings.lookback).max(horizon);
         let mut dropped = Vec::new();
         if known.is_some() {
             self.devices.replace_connection(device, destination, port, next);
@@ -182,7 +199,8 @@ impl Detector {
             return false;
         }
         row.count += 1;
-        row.last = row.last.max(t);
+        let last = row.last;
+        row.last = last.max(t);
         if t < row.first {
             row.first = t;
             row.report_id = event.report_id;
@@ -196,12 +214,16 @@ impl Detector {
             self.strings.release(std::mem::replace(&mut row.device_id, device_id));
             self.arm_candidate(tenant, id, now);
         }
+        self.note_seen(tenant, now, |seen| seen.renew(last, last.max(t)));
         self.dirty.push(id);
         true
     }
 
-    pub(super) fn end_candidate(&mut self, id: u32) {
+    pub(super) fn end_candidate(&mut self, id: u32, now: Ticks) {
         let Some(row) = self.candidates.remove(id) else { return };
+        if !self.evictions.hidden.is_empty() {
+            self.evictions.hidden.remove(&id);
+        }
         self.strings.release(row.device_id);
         self.strings.release(row.details);
         let device = self.devices.rows.row_mut(row.device);
@@ -213,8 +235,11 @@ impl Detector {
         if let Some(moved) = device.candidates.get(row.place as usize) {
             self.candidates.row_mut(*moved).place = row.place;
         }
-        let third_party = device.is_third_party();
+        let (third_party, tenant, horizon) = (device.is_third_party(), device.tenant, device.horizon);
         let known = Known::Last(row.last.max(row.previous));
+        if row.last <= horizon {
+            self.note_seen(tenant, now, |seen| seen.remove(row.last));
+        }
         self.devices.replace_connection(row.device, row.destination, row.port, known);
         if third_party {
             self.outbox.push(Message::Unwatch { destination: row.destination, candidate: id });

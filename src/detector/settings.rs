@@ -1,13 +1,17 @@
 //! The settings as part of the state: what it was kept by stands in each snapshot, so that a journal is replayed by the numbers that
 //! were in force, and what a change of them would need is known before anything is done.
 
-use super::Settings;
 use super::wire::{Get, Put, WireError};
+use super::{Limits, Settings};
 use crate::time::Span;
+
+/// In the place of a limit: there is none.
+const NO_LIMIT: i64 = -1;
 
 impl Settings {
     /// Configuration key and value of each, in the order of the state format; lengths of time in ticks.
-    fn numbers(&self) -> [(&'static str, i64); 11] {
+    fn numbers(&self) -> [(&'static str, i64); 14] {
+        let limit = |limit: Option<u64>| limit.map_or(NO_LIMIT, |n| i64::try_from(n).unwrap_or(i64::MAX));
         [
             ("query.lookback", self.lookback.0),
             ("query.new_within", self.new_within.0),
@@ -20,6 +24,9 @@ impl Settings {
             ("detection.report_late", i64::from(self.report_late)),
             ("detection.warm_up", self.warm_up.0),
             ("detection.track_workstations", i64::from(self.track_workstations)),
+            ("limits.tracked_connections", limit(self.limits.tracked_connections)),
+            ("limits.state_memory", limit(self.limits.state_memory)),
+            ("limits.connections_per_device", i64::from(self.limits.connections_per_device)),
         ]
     }
 
@@ -29,6 +36,7 @@ impl Settings {
         let text = |(key, value): (&'static str, i64)| {
             let text = match key {
                 "detection.report_late" | "detection.track_workstations" => (value != 0).to_string(),
+                _ if key.starts_with("limits") && value == NO_LIMIT => "none".to_owned(),
                 _ if key.ends_with("below") || key.starts_with("limits") => value.to_string(),
                 _ => Span(value).to_string(),
             };
@@ -52,6 +60,7 @@ impl Settings {
     pub fn decode(bytes: &[u8]) -> Result<Settings, WireError> {
         let mut get = Get(bytes);
         let mut number = || get.u64().map(|v| v as i64);
+        let limit = |v: i64| u64::try_from(v).ok();
         let count = |v: i64| u32::try_from(v).map_err(|_| WireError::Invalid("setting"));
         let settings = Settings {
             lookback: Span(number()?),
@@ -65,6 +74,11 @@ impl Settings {
             report_late: number()? != 0,
             warm_up: Span(number()?),
             track_workstations: number()? != 0,
+            limits: Limits {
+                tracked_connections: limit(number()?),
+                state_memory: limit(number()?),
+                connections_per_device: count(number()?)?,
+            },
         };
         if get.is_empty() { Ok(settings) } else { Err(WireError::Invalid("settings")) }
     }
@@ -89,10 +103,11 @@ mod tests {
             report_late: false,
             warm_up: Span::days(5),
             track_workstations: false,
+            limits: Limits { tracked_connections: Some(10), state_memory: Some(11), connections_per_device: 12 },
         };
         assert_eq!(Settings::decode(&odd.encode()).unwrap(), odd);
         let changed = odd.described().into_iter().zip(Settings::default().described()).filter(|(a, b)| a != b);
-        assert_eq!(changed.count(), 11, "{:?}", odd.described());
+        assert_eq!(changed.count(), 14, "{:?}", odd.described());
         assert!(odd.described().contains(&("query.lookback", "20d".to_owned())));
         let short = odd.encode();
         assert!(Settings::decode(&short[1..]).is_err() && Settings::decode(&[short.clone(), short].concat()).is_err());

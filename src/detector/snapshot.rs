@@ -30,11 +30,13 @@ pub enum Section {
     Candidates = 7,
     /// Input lanes in a gap; once.
     Gaps = 8,
+    /// Of each tenant: horizon, connections by when they were last seen; candidates whose past a horizon may hide; once, if there is anything.
+    Evictions = 9,
 }
 
 impl Section {
     /// All kinds, in the order of their numbers.
-    pub const ALL: [Section; 8] = [
+    pub const ALL: [Section; 9] = [
         Section::Settings,
         Section::Tenants,
         Section::Strings,
@@ -43,6 +45,7 @@ impl Section {
         Section::Devices,
         Section::Candidates,
         Section::Gaps,
+        Section::Evictions,
     ];
 
     /// The kind of a number.
@@ -86,8 +89,9 @@ impl Detector {
         }
         let mut gaps = Vec::new();
         self.gaps.iter().for_each(|lane| gaps.put_str(lane));
-        self.snapshot =
-            Progress { once: vec![(Section::Settings, settings), (Section::Tenants, tenants), (Section::Gaps, gaps)], active: true };
+        let mut once = vec![(Section::Settings, settings), (Section::Tenants, tenants), (Section::Gaps, gaps)];
+        once.extend(self.encode_evictions().map(|evictions| (Section::Evictions, evictions)));
+        self.snapshot = Progress { once, active: true };
         self.strings.rows.begin_copy();
         self.vendors.rows.begin_copy();
         self.destinations.rows.begin_copy();
@@ -179,6 +183,7 @@ impl Detector {
                 }
                 Ok(())
             }
+            Section::Evictions => self.decode_evictions(bytes).map_err(unreadable),
         }
     }
 
@@ -211,6 +216,7 @@ impl Detector {
         }
         self.restore_devices();
         self.restore_candidates();
+        self.restore_evictions();
         Ok(())
     }
 

@@ -219,8 +219,11 @@ fn exported(d: &Detector) -> String {
     String::from_utf8(lines).unwrap()
 }
 
-fn small() -> Settings {
+/// Limits so narrow that connections are evicted all the time, or none.
+fn small(limited: bool) -> Settings {
+    let narrow = Limits { tracked_connections: Some(12), state_memory: Some(9000), connections_per_device: 4 };
     Settings {
+        limits: if limited { narrow } else { Limits::default() },
         vendor_servers_below: 3,
         prevalence_below: 3,
         urls_per_destination: 2,
@@ -235,8 +238,8 @@ proptest! {
     /// INV-order and INV-copy: a detector restored from a snapshot taken while it went on behaves as if nothing had happened,
     /// with another hash seed too.
     #[test]
-    fn a_restored_detector_goes_on_the_same(steps in steps(), cut in 0usize..150, pace in 1usize..400) {
-        let settings = small();
+    fn a_restored_detector_goes_on_the_same(steps in steps(), cut in 0usize..150, pace in 1usize..400, limited in any::<bool>()) {
+        let settings = small(limited);
         let (mut whole, mut clock, mut expected) = (Detector::new(settings.clone()), START, Vec::new());
         let cut = cut.min(steps.len());
         for (i, step) in steps.iter().enumerate().take(cut) {
@@ -264,8 +267,8 @@ proptest! {
 
     /// A second snapshot of a restored detector holds the same rows.
     #[test]
-    fn a_snapshot_of_a_restored_detector_is_the_same_state(steps in steps()) {
-        let settings = small();
+    fn a_snapshot_of_a_restored_detector_is_the_same_state(steps in steps(), limited in any::<bool>()) {
+        let settings = small(limited);
         let (mut d, mut clock, mut effects) = (Detector::new(settings.clone()), START, Vec::new());
         for (i, step) in steps.iter().enumerate() {
             feed(&mut d, &mut clock, i, step, &mut effects);

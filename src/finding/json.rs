@@ -52,6 +52,7 @@ pub fn to_json(change: &Change, settings: &Settings, privileged: &Privileged) ->
             observed_since: change.observed_since,
             device_since: change.device_since,
             gap: change.gap,
+            evicted: change.evicted,
             lookback: Text(settings.lookback),
         },
         late: change.late,
@@ -176,6 +177,8 @@ struct Baseline {
     device_since: Ticks,
     #[serde(skip_serializing_if = "Option::is_none")]
     gap: Option<Ticks>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    evicted: Option<Ticks>,
     lookback: Text,
 }
 

@@ -20,6 +20,7 @@ pub fn reason(change: &Change, settings: &Settings) -> String {
         ChangeKind::Opened => {
             let first = match change.previous_seen {
                 Some(previous) => format!("for the first time since {}", minute(previous)),
+                None if let Some(evicted) = change.evicted => format!("for the first time since {} at least", minute(evicted)),
                 None if baseline_is_young(change, settings) => {
                     format!("for the first time since observation began at {}", minute(change.observed_since))
                 }
@@ -57,6 +58,9 @@ pub fn reason(change: &Change, settings: &Settings) -> String {
     };
     if change.kind == ChangeKind::Opened {
         third_party(change, &mut out);
+        if change.evicted.is_some() {
+            out.push_str(" What this device did before was forgotten to keep within limits, so the connection may not be new.");
+        }
         if change.late {
             let _ = write!(
                 out,

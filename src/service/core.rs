@@ -2,6 +2,7 @@
 //! What is decided about them is `course`'s.
 
 use super::course::{Counts, Course, Wait};
+use super::limits::LimitWatch;
 use super::{DRAIN_WITHIN, ServiceError, Shared};
 use crate::defender::batch::Batch;
 use crate::host_clock;
@@ -29,6 +30,7 @@ pub(super) struct Core {
     snapshot_thread: JoinHandle<()>,
     failed: Receiver<Result<(), ServiceError>>,
     last_report: Instant,
+    limits: LimitWatch,
     /// Suppression rules that changed.
     rules: Option<Receiver<Rules>>,
 }
@@ -52,7 +54,16 @@ impl Core {
                 metrics.set_state_disk_bytes(bytes);
             }
         });
-        Core { course, shared, source, snapshot_thread, failed, last_report: host_clock::monotonic(), rules: None }
+        Core {
+            course,
+            shared,
+            source,
+            snapshot_thread,
+            failed,
+            last_report: host_clock::monotonic(),
+            limits: LimitWatch::default(),
+            rules: None,
+        }
     }
 
     /// Takes changed suppression rules from here.
@@ -218,6 +229,8 @@ impl Core {
             metrics.set_tracked(kind, n as u64);
         }
         metrics.set_timers(tracked.timers as u64);
+        let usage = self.course.task_mut().detector_mut().take_usage();
+        self.limits.report(usage, metrics).into_iter().for_each(|warning| tracing::warn!("{warning}"));
         metrics.set_open_findings(tracked.open_findings as u64);
         for (tenant, clock) in self.course.task().detector().clocks() {
             metrics.set_arrival_clock(tenant, clock);

@@ -36,7 +36,7 @@ const RETENTION: Duration = Duration::from_secs(30 * 86_400);
 pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceError> {
     let begun = host_clock::monotonic();
     shared.health.set_unready("restoring the state");
-    let settings = config.detector_settings();
+    let settings = config.service_settings();
     let configured = settings.clone();
     let directory = Directory::open(&config.state.dir)?;
     // Whoever held the directory before is gone by now: from here on its requests grow old.

@@ -17,7 +17,7 @@ use crate::planted::{self, Bug};
 use std::io::{self, Read, Write};
 
 /// Version of both files; a change of any row's layout raises it.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 /// Input positions.
 pub const INPUT_POSITIONS: u8 = 32;
 /// Output positions.

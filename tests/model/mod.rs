@@ -59,6 +59,9 @@ struct NetworkRow {
     company: usize,
     url: usize,
     qualifies: bool,
+    report_id: i64,
+    /// Its connection was evicted since: the row is no longer in the baseline.
+    forgotten: bool,
 }
 
 #[derive(Debug)]
@@ -150,6 +153,8 @@ impl Model {
             company: self.companies.number(event.company),
             url: self.urls.number(event.remote_url),
             qualifies: qualifies(event),
+            report_id: event.report_id,
+            forgotten: false,
         });
         assert!(self.device_names.texts.len() <= 128 && self.device_ids.texts.len() <= 128, "a set holds 128 names");
         true
@@ -178,7 +183,7 @@ impl Model {
         }
         // The baseline of the third-party servers, by key.
         let mut baseline: Vec<(u64, Ticks, Ticks)> = vec![(0, Ticks::MAX, Ticks::MIN); self.keys.len()];
-        for row in of_servers().filter(|row| third_party >> row.device_name & 1 == 1) {
+        for row in of_servers().filter(|row| third_party >> row.device_name & 1 == 1 && !row.forgotten) {
             let (count, first, last) = &mut baseline[row.key];
             *count += 1;
             *first = row.timestamp.min(*first);
@@ -220,6 +225,28 @@ impl Model {
         (u64::from(devices.count_ones()), urls)
     }
 
+    /// The key's connection is evicted: its rows count for everything but the baseline, and one that comes again is new.
+    pub(crate) fn forget(&mut self, key: &Key) {
+        let number = self.key_number(key);
+        for row in self.network.iter_mut().filter(|row| Some(row.key) == number && row.qualifies) {
+            row.forgotten = true;
+            self.identities.remove(&(row.device_id, row.report_id, row.timestamp));
+        }
+    }
+
+    /// The row that came last is not remembered.
+    pub(crate) fn forget_last(&mut self) {
+        if let Some(row) = self.network.last_mut() {
+            row.forgotten = true;
+            self.identities.remove(&(row.device_id, row.report_id, row.timestamp));
+        }
+    }
+
+    fn key_number(&self, key: &Key) -> Option<usize> {
+        let parts = (*self.device_names.by_text.get(&key.0)?, *self.ips.by_text.get(&key.1)?, key.2);
+        self.key_numbers.get(&parts).copied()
+    }
+
     /// How many qualifying rows of the key are at or after `first`, and the last of them.
     pub(crate) fn since(&self, key: &Key, first: Ticks) -> (u64, Ticks) {
         self.times(key).filter(|t| *t >= first).fold((0, Ticks::MIN), |(n, last), t| (n + 1, last.max(t)))
@@ -236,10 +263,7 @@ impl Model {
     }
 
     fn times(&self, key: &Key) -> impl Iterator<Item = Ticks> {
-        let number = (|| {
-            let parts = (*self.device_names.by_text.get(&key.0)?, *self.ips.by_text.get(&key.1)?, key.2);
-            self.key_numbers.get(&parts).copied()
-        })();
+        let number = self.key_number(key);
         self.network.iter().filter(move |row| Some(row.key) == number && row.qualifies).map(|row| row.timestamp)
     }
 }

@@ -66,6 +66,7 @@ fn change(tenant: &str, id: FindingId, expected: Expected) -> Change {
         observed_since: Ticks::MIN,
         device_since: Ticks::MIN,
         gap: None,
+        evicted: None,
         late: false,
         suppressed_by: None,
         cause: if kind == ChangeKind::Retracted { "it left the answer" } else { "" },

@@ -40,6 +40,7 @@ fn opened(n: u64, id: u64) -> Change {
         observed_since: start(),
         device_since: start(),
         gap: None,
+        evicted: None,
         late: false,
         suppressed_by: None,
         cause: "",

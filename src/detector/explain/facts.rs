@@ -239,7 +239,10 @@ impl Detector {
         let vendors = self.devices.vendors_within(device, now, settings);
         facts.vendors = vendors.map(|(vendor, last)| self.vendor_facts(vendor, last, now)).collect();
         if let Some(destination) = destination {
-            facts.known = self.devices.connection(device, destination, port_code(of.port)).map(|known| self.known_facts(known));
+            let forgotten = self.horizon(tenant, device);
+            let known = self.devices.connection(device, destination, port_code(of.port));
+            let known = known.filter(|known| !matches!(known, Known::Last(last) if *last <= forgotten));
+            facts.known = known.map(|known| self.known_facts(known));
             let others = self.devices.connections(device).filter(|(of_it, port, _)| *of_it == destination && *port != port_code(of.port));
             facts.other_ports = others.map(|(_, port, _)| port_of(port)).collect();
             facts.other_ports.sort_unstable();
