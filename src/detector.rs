@@ -183,6 +183,8 @@ struct Tenant {
     horizon: Ticks,
     /// Its connections by when they were last seen; kept only with a limit of all devices.
     seen: LastSeen,
+    /// Before this instant findings may be wrong, since settings were changed to such as need what was not kept; `MIN` when none were.
+    partial: Ticks,
 }
 
 /// What an operator may touch besides its own tables while it handles one message.
@@ -339,8 +341,8 @@ impl Detector {
         let id = self.tenants.len() as u32;
         self.tenant_index.insert(self.tenant_index.hash(name.as_bytes()), id);
         let seen = LastSeen::new(self.settings.lookback, Ticks::MIN);
-        let (gap, horizon) = (Ticks::MIN, Ticks::MIN);
-        self.tenants.push(Tenant { name: name.into(), clock, observed_since, gap, timers: Timers::default(), horizon, seen });
+        let (gap, horizon, partial) = (Ticks::MIN, Ticks::MIN, Ticks::MIN);
+        self.tenants.push(Tenant { name: name.into(), clock, observed_since, gap, timers: Timers::default(), horizon, seen, partial });
         id
     }
 

@@ -92,6 +92,8 @@ pub struct Change {
     pub gap: Option<Ticks>,
     /// Connections of the device that were last seen at or before this instant were evicted within the lookback, and it may be one of them.
     pub evicted: Option<Ticks>,
+    /// Settings were changed to such as need what was not kept, and the finding may be wrong for it until then.
+    pub partial: Option<Ticks>,
     /// First seen in an event that arrived more than a day late.
     pub late: bool,
     /// The suppression rule that matches, by name. The detector knows no rules: it is set on the way out.

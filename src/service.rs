@@ -53,8 +53,9 @@ pub enum ServiceError {
     State(#[from] StateError),
     /// The state was kept by other settings, and lacks what these need.
     #[error(
-        "{} was {} when the state was written and is {} now: {}. Set the old value again; or move state.dir away and start with an empty one and input.start = \"earliest\", which builds the state again from what the input topic holds",
-        .0.key, .0.stored, .0.configured, .0.missing
+        "{} was {} when the state was written and is {} now: {}. Set the old value again; or move state.dir away and start with an empty one and input.start = \"earliest\", which builds the state again from what the input topic holds{}",
+        .0.key, .0.stored, .0.configured, .0.missing,
+        if .0.passes { "; or start with --accept-partial-baseline, and findings say by baseline.partial_until until when they may be wrong for it" } else { "" }
     )]
     OtherSettings(Lack),
     /// History ends before what an earlier state said.
@@ -183,7 +184,15 @@ impl Service {
     /// # Errors
     /// Whatever keeps it from starting, in words that say what to do.
     pub fn start(config: &Config, shared: Shared) -> Result<Service, ServiceError> {
-        let core = start::prepare(config, &shared)?;
+        Service::start_by(config, shared, false)
+    }
+
+    /// As [`Service::start`]; with `accept_partial` also against a state that lacks what changed settings need, if that is a matter of time.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_by(config: &Config, shared: Shared, accept_partial: bool) -> Result<Service, ServiceError> {
+        let core = start::prepare(config, &shared, accept_partial)?;
         let (tell, outcome) = crossbeam_channel::bounded(1);
         let health = Arc::clone(&shared.health);
         let thread = std::thread::Builder::new()

@@ -32,7 +32,7 @@ pub(super) fn run(args: &cli::Run) -> anyhow::Result<ExitCode> {
         tracing::warn!("the drain did not finish in time; the next start goes on from the journal and publishes what is missing, once");
         std::process::exit(0);
     });
-    let service = match Service::start(&config, endpoint.shared.clone()) {
+    let service = match Service::start_by(&config, endpoint.shared.clone(), args.accept_partial_baseline) {
         Err(ServiceError::Stopped) => {
             tracing::info!("stopped while the start waited for the brokers: nothing was begun");
             endpoint.close(&runtime);

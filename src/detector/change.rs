@@ -1,7 +1,9 @@
 //! Other settings for a state that stands. What follows from the rows is derived anew, as after a load, and every candidate judged at once,
-//! at its tenant's clock. Only for settings by which the same rows would have been kept: [`Settings::lacks`] says which.
+//! at its tenant's clock. Exact for settings by which the same rows would have been kept: [`Settings::lacks`] says which others are not.
+//! With those, findings say until when they may be wrong: until the windows hold nothing that was not kept.
 
-use super::{Detector, Effect, Settings};
+use super::{Detector, Effect, Settings, Turn, window};
+use crate::time::{Span, Ticks};
 
 impl Detector {
     /// Judges by `new` from now on, and says at once what follows from it: tenants in the order in which they came, rows in key order. Takes
@@ -14,6 +16,7 @@ impl Detector {
             self.evictions.grown = true;
             return self.keep_within_limits(effects);
         }
+        let old = self.settings.clone();
         self.begin_snapshot();
         let mut sections = Vec::new();
         while !self.snapshot_step(usize::MAX, &mut sections) {}
@@ -22,6 +25,7 @@ impl Detector {
             self.restore_section(section, &bytes).expect("INV-copy: what was copied can be read");
         }
         self.finish_restore().expect("INV-copy: what was copied fits together");
+        self.windows_changed(&old);
         let mut of_tenant = vec![Vec::new(); self.tenants.len()];
         for (id, row) in self.candidates.iter() {
             if let Some(ids) = of_tenant.get_mut(self.devices.rows.row(row.device).tenant as usize) {
@@ -34,6 +38,43 @@ impl Detector {
         }
         self.evictions.grown = true;
         self.keep_within_limits(effects);
+    }
+
+    /// What rows remember of the old windows is brought to the new ones.
+    fn windows_changed(&mut self, old: &Settings) {
+        let (new, partial) = (self.settings.clone(), old.partial_for(&self.settings));
+        if partial > Span::ZERO {
+            self.tenants.iter_mut().for_each(|tenant| tenant.partial = tenant.partial.max(tenant.clock.plus(partial)));
+        }
+        if old.prevalence_window != new.prevalence_window {
+            for id in 0..self.destinations.rows.id_end() {
+                let Some(tenant) = self.destinations.rows.get(id).map(|row| row.tenant) else { continue };
+                let now = self.clock_of(tenant);
+                let mut turn = turn!(self, tenant, now);
+                self.destinations.window_changed(id, &mut turn);
+                self.deliver(tenant, now);
+            }
+            self.recount_sighted();
+        }
+        if old.new_within != new.new_within {
+            for id in 0..self.candidates.id_end() {
+                let Some((device, late, first, end)) = self.candidates.get(id).map(|c| (c.device, c.late, c.first, c.end)) else {
+                    continue;
+                };
+                let end = if late { end.minus(old.new_within).plus(new.new_within) } else { window::ends(first, new.new_within) };
+                self.candidates.row_mut(id).end = end;
+                let tenant = self.devices.rows.row(device).tenant;
+                let now = self.clock_of(tenant);
+                if end > now {
+                    self.arm_candidate(tenant, id, now);
+                }
+            }
+        }
+    }
+
+    /// Until when a tenant's findings may be wrong for changed settings, if they may be at `now`.
+    pub(super) fn partial_until(&self, tenant: u32, now: Ticks) -> Option<Ticks> {
+        self.tenants.get(tenant as usize).map(|tenant| tenant.partial).filter(|until| now < *until)
     }
 }
 
@@ -48,6 +89,8 @@ pub struct Lack {
     pub configured: String,
     /// What is missing.
     pub missing: &'static str,
+    /// Whether findings can say so (`baseline.partial_until`); other changes are no matter of time.
+    pub passes: bool,
 }
 
 impl Settings {
@@ -63,7 +106,31 @@ impl Settings {
             _ => None,
         };
         let pairs = self.described().into_iter().zip(new.described()).filter(|(stored, configured)| stored != configured);
-        pairs.filter_map(|((key, stored), (_, configured))| Some(Lack { key, stored, configured, missing: missing(key)? })).collect()
+        let passes = |key: &str| match key {
+            "query.prevalence_below" => new.prevalence_below > self.prevalence_below,
+            _ => key != "limits.urls_per_destination",
+        };
+        let lack = |(key, stored), configured| Some(Lack { key, stored, configured, missing: missing(key)?, passes: passes(key) });
+        pairs.filter_map(|(stored, (_, configured))| lack(stored, configured)).collect()
+    }
+
+    /// For how long findings may be wrong after a change to `new`: until the windows hold nothing that these settings did not keep.
+    #[must_use]
+    pub fn partial_for(&self, new: &Settings) -> Span {
+        let longer = |old: Span, new: Span| Span((new.0 - old.0).max(0));
+        let when = |changed: bool, span: Span| if changed { span } else { Span::ZERO };
+        [
+            longer(self.lookback, new.lookback),
+            // Connections that count as new by these numbers, and did not when they were first seen.
+            when(new.lookback < self.lookback || new.new_within != self.new_within, new.new_within),
+            longer(self.prevalence_window, new.prevalence_window),
+            // Estimates begin anew.
+            when(new.prevalence_window != self.prevalence_window, new.prevalence_window),
+            when(new.device_cap() > self.device_cap(), new.prevalence_window),
+            when(new.track_workstations && !self.track_workstations, new.lookback),
+        ]
+        .into_iter()
+        .fold(Span::ZERO, Span::max)
     }
 }
 

@@ -488,6 +488,17 @@ impl Destinations {
         self.remove_if_unused(id);
     }
 
+    /// After a change of the window: drops what is not in it, and panes, which are another window's.
+    pub(crate) fn window_changed(&mut self, id: u32, turn: &mut Turn<'_>) {
+        self.rows.edit(id, |row, _| {
+            row.timer = Armed::at(turn.now);
+            if let Some(overflow) = row.extra.as_mut().and_then(|extra| extra.overflow.as_mut()) {
+                overflow.panes = None;
+            }
+        });
+        self.due(id, turn);
+    }
+
     /// Prevalence for people: exact below the cap, an estimate beyond.
     pub(crate) fn prevalence(&self, id: u32, now: Ticks, settings: &Settings) -> u64 {
         let (row, window) = (self.rows.row(id), settings.prevalence_window);

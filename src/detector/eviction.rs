@@ -303,9 +303,13 @@ impl Detector {
         self.tenants.iter_mut().zip(seen).for_each(|(tenant, seen)| tenant.seen = seen);
     }
 
+    pub(super) fn recount_sighted(&mut self) {
+        self.evictions.sighted = self.destinations.rows.iter().filter(|(id, _)| self.destinations.is_sighted(*id)).count() as u64;
+    }
+
     /// After a load: what is counted, where no snapshot holds it, and what it never holds.
     pub(super) fn restore_evictions(&mut self) {
-        self.evictions.sighted = self.destinations.rows.iter().filter(|(id, _)| self.destinations.is_sighted(*id)).count() as u64;
+        self.recount_sighted();
         let lookback = self.settings.lookback;
         let fits = self.evictions.loaded && self.tenants.iter().all(|tenant| tenant.seen.fits(lookback));
         if self.settings.limits.of_all() && !fits {
@@ -315,9 +319,9 @@ impl Detector {
         self.begin_sweep();
     }
 
-    /// Whether anything was evicted, or is counted, that a snapshot must hold; and its bytes.
+    /// Whether anything was evicted or is partial, or is counted, that a snapshot must hold; and its bytes.
     pub(super) fn encode_evictions(&self) -> Option<Vec<u8>> {
-        let nothing = self.evictions.hidden.is_empty() && self.tenants.iter().all(|t| t.horizon == Ticks::MIN);
+        let nothing = self.evictions.hidden.is_empty() && self.tenants.iter().all(|t| (t.horizon, t.partial) == (Ticks::MIN, Ticks::MIN));
         if nothing && !self.settings.limits.of_all() {
             return None;
         }
@@ -325,6 +329,7 @@ impl Detector {
         out.put_u32(self.tenants.len() as u32);
         for tenant in &self.tenants {
             out.put_ticks(tenant.horizon);
+            out.put_ticks(tenant.partial);
             tenant.seen.encode(&mut out);
         }
         out.put_u32(self.evictions.hidden.len() as u32);
@@ -342,7 +347,7 @@ impl Detector {
             return Err(WireError::Invalid("evictions of tenants that are not there"));
         }
         for tenant in &mut self.tenants {
-            tenant.horizon = get.ticks()?;
+            (tenant.horizon, tenant.partial) = (get.ticks()?, get.ticks()?);
             tenant.seen = LastSeen::decode(&mut get)?;
         }
         let n = get.count(12)?;

@@ -145,6 +145,7 @@ impl Detector {
             device_since: device.since,
             gap: self.gap_before(device.tenant, row.first, now),
             evicted: self.hidden_before(id, now),
+            partial: self.partial_until(device.tenant, now),
             late: row.late,
             suppressed_by: None,
             cause,

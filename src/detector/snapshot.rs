@@ -30,7 +30,7 @@ pub enum Section {
     Candidates = 7,
     /// Input lanes in a gap; once.
     Gaps = 8,
-    /// Of each tenant: horizon, connections by when they were last seen; candidates whose past a horizon may hide; once, if there is anything.
+    /// Of each tenant: horizon, until when its findings may be wrong for changed settings, connections by when they were last seen; candidates whose past a horizon may hide; once, if there is anything.
     Evictions = 9,
 }
 

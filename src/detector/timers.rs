@@ -23,6 +23,10 @@ pub(crate) struct Armed(Packed);
 impl Armed {
     pub(crate) const NEVER: Armed = Armed(Packed::GREATEST);
 
+    pub(crate) fn at(t: Ticks) -> Armed {
+        Armed(Packed::new(t))
+    }
+
     #[inline]
     pub(crate) fn is_at(self, t: Ticks) -> bool {
         self.0 == Packed::new(t)

@@ -53,6 +53,7 @@ pub fn to_json(change: &Change, settings: &Settings, privileged: &Privileged) ->
             device_since: change.device_since,
             gap: change.gap,
             evicted: change.evicted,
+            partial_until: change.partial,
             lookback: Text(settings.lookback),
         },
         late: change.late,
@@ -179,6 +180,8 @@ struct Baseline {
     gap: Option<Ticks>,
     #[serde(skip_serializing_if = "Option::is_none")]
     evicted: Option<Ticks>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partial_until: Option<Ticks>,
     lookback: Text,
 }
 

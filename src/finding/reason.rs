@@ -61,6 +61,13 @@ pub fn reason(change: &Change, settings: &Settings) -> String {
         if change.evicted.is_some() {
             out.push_str(" What this device did before was forgotten to keep within limits, so the connection may not be new.");
         }
+        if let Some(until) = change.partial {
+            let _ = write!(
+                out,
+                " Settings were changed, and what they need is whole again at {}: until then a finding may be wrong for it.",
+                minute(until)
+            );
+        }
         if change.late {
             let _ = write!(
                 out,

@@ -65,7 +65,16 @@ pub struct Restored {
 /// # Errors
 /// The state was kept by other settings, or the output topics can't be read.
 pub fn restore(recovered: Recovered, format: Format, outputs: &mut dyn Outputs) -> Result<Restored, ServiceError> {
-    if let Some(lack) = recovered.detector.settings().lacks(&format.settings).into_iter().next() {
+    restore_by(recovered, format, false, outputs)
+}
+
+/// As [`restore`]; with `accept_partial` also when the state lacks what time will bring.
+///
+/// # Errors
+/// As there.
+pub fn restore_by(recovered: Recovered, format: Format, accept_partial: bool, outputs: &mut dyn Outputs) -> Result<Restored, ServiceError> {
+    let lacks = recovered.detector.settings().lacks(&format.settings);
+    if let Some(lack) = lacks.into_iter().find(|lack| !(accept_partial && lack.passes)) {
         return Err(ServiceError::OtherSettings(lack));
     }
     let Recovered { detector, snapshot, input, stamps, output, entries, next_segment, history, .. } = recovered;

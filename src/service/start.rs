@@ -4,7 +4,7 @@ use super::core::Core;
 use super::course::{Course, Timing, duration, reader};
 use super::outage::Asking;
 use super::publisher::Publisher;
-use super::restore::{Outputs, Restored, restore};
+use super::restore::{Outputs, Restored, restore_by};
 use super::snapshots::SnapshotWriter;
 use super::{ServiceError, Shared, kafka_settings, rules};
 use crate::config::{Config, OnGap, Start};
@@ -19,6 +19,7 @@ use crate::kafka::source::{self, SourceConfig};
 use crate::state::Store;
 use crate::state::disk::Directory;
 use crate::task::Format;
+use crate::time::Span;
 use crossbeam_channel::{bounded, unbounded};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,7 +34,7 @@ const STEPS: usize = 16;
 const RETENTION: Duration = Duration::from_secs(30 * 86_400);
 
 /// Recovers and starts everything but the task's own thread.
-pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceError> {
+pub(super) fn prepare(config: &Config, shared: &Shared, accept_partial: bool) -> Result<Core, ServiceError> {
     let begun = host_clock::monotonic();
     shared.health.set_unready("restoring the state");
     let settings = config.service_settings();
@@ -69,10 +70,14 @@ pub(super) fn prepare(config: &Config, shared: &Shared) -> Result<Core, ServiceE
     }
     let mut outputs = Waiting { asking: asking.clone(), brokers: Brokers(kafka.clone()) };
     let Restored { task, positions, stamps, replay, ends, next_segment, is_new, after_a_crash, handed_over } =
-        restore(recovered, format, &mut outputs)?;
+        restore_by(recovered, format, accept_partial, &mut outputs)?;
     let outputs = outputs.brokers;
     let task = task.with_grouped_topic(config.grouped_topic().map(str::to_owned));
     let changed: Vec<&str> = stored.described().iter().zip(configured.described()).filter(|(a, b)| **a != *b).map(|(a, _)| a.0).collect();
+    let partial = stored.partial_for(&configured);
+    if partial > Span::ZERO {
+        tracing::warn!(%partial, "the state lacks what the changed settings need: for so long, on the arrival clock, findings carry baseline.partial_until and may be wrong for it");
+    }
     if !changed.is_empty() {
         tracing::warn!(
             keys = changed.join(", "),

@@ -230,7 +230,7 @@ pub(super) fn example() -> serde_json::Value {
         "vendors": [{ "company": "Acme Backup", "servers": 3 }],
         "baseline": {
             "previous_seen": "2026-02-01T10:20:30Z", "observed_since": "2026-01-01T00:00:00Z",
-            "device_since": "2026-01-02T00:00:00Z", "gap": "2026-01-02T00:00:00Z", "evicted": "2026-01-02T00:00:00Z",
+            "device_since": "2026-01-02T00:00:00Z", "gap": "2026-01-02T00:00:00Z", "evicted": "2026-01-02T00:00:00Z", "partial_until": "2026-01-02T00:00:00Z",
             "lookback": "14d"
         },
         "late": false,

@@ -67,6 +67,7 @@ fn change(tenant: &str, id: FindingId, expected: Expected) -> Change {
         device_since: Ticks::MIN,
         gap: None,
         evicted: None,
+        partial: None,
         late: false,
         suppressed_by: None,
         cause: if kind == ChangeKind::Retracted { "it left the answer" } else { "" },

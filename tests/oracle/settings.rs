@@ -145,3 +145,79 @@ fn answer_changed_settings_against_the_model() {
     assert!(tally.opened > 20 && tally.ended > 20, "{tally:?}");
     say(&format!("answer, changed [query] numbers, kept data suffices: {tally:?}, 0 differences to the new query"));
 }
+
+/// Feeds the fleet, and changes the settings at one record to such as need what was not kept.
+fn run_partial(records: &[Owned], first: &Settings, new: &Settings, at: usize, seed: u64, tally: &mut Tally) -> u64 {
+    let mut detector = Detector::new(first.clone());
+    let (mut tenants, mut until, mut marked) = (BTreeMap::<&str, Tenant>::new(), BTreeMap::<String, Ticks>::new(), 0);
+    for (n, owned) in records.iter().enumerate() {
+        let (record, place) = (owned.record(), format!("seed {seed}, {n} of {at} by {new:?}"));
+        let mut effects = Vec::new();
+        if n == at {
+            until = detector.clocks().map(|(t, clock)| (t.to_owned(), clock.plus(first.partial_for(new)))).collect();
+            detector.change_settings(new.clone(), &mut effects);
+            tenants.values_mut().for_each(|tenant| tenant.model.judge_by(new.clone()));
+            for (name, tenant) in &mut tenants {
+                let mine: Vec<Effect> = effects.iter().filter(|e| matches!(e, Effect::Change(c) if c.tenant == *name)).cloned().collect();
+                tenant.apply(&mine);
+            }
+            let again = restored(detector, seed);
+            detector = restored(again, seed + 1);
+        }
+        let from = effects.len();
+        detector.record(&record, &mut effects);
+        let tenant = tenants.entry(owned.tenant).or_insert_with(|| Tenant {
+            model: Model::new(if n < at { first.clone() } else { new.clone() }),
+            open: Open::default(),
+            late: Open::default(),
+        });
+        for effect in &effects {
+            let Effect::Change(change) = effect else { continue };
+            let expected = until.get(&change.tenant).copied().filter(|until| change.at < *until);
+            assert_eq!(change.partial, expected, "{place}: {change:?}");
+            marked += u64::from(change.partial.is_some());
+        }
+        if effects.contains(&Effect::TimestampAhead) {
+            continue;
+        }
+        tenant.apply(&effects[from..]);
+        tenant.model.insert(&record);
+        let now = detector.clocks().find(|(t, _)| *t == owned.tenant).unwrap().1;
+        if until.get(owned.tenant).is_none_or(|until| now >= *until) && (n >= at || first.track_workstations) {
+            tenant.check(now, &place, tally);
+        }
+    }
+    marked
+}
+
+#[test]
+fn answer_partial_baseline_against_the_model() {
+    let (mut tally, mut marked) = (Tally::default(), 0);
+    let kinds: [(Settings, &[&str]); 8] = [
+        (Settings { lookback: Span::days(16), ..eager() }, &["query.lookback"]),
+        (Settings { lookback: Span::days(11), ..eager() }, &["query.lookback"]),
+        (Settings { new_within: Span::days(2), ..eager() }, &["query.new_within"]),
+        (Settings { new_within: Span::hours(12), ..eager() }, &["query.new_within"]),
+        (Settings { prevalence_window: Span::days(6), ..eager() }, &["query.prevalence_window"]),
+        (Settings { prevalence_window: Span::days(2), ..eager() }, &["query.prevalence_window"]),
+        (Settings { prevalence_below: 70, ..eager() }, &["query.prevalence_below"]),
+        (Settings { lookback: Span::days(15), new_within: Span::days(3), ..eager() }, &["query.lookback", "query.new_within"]),
+    ];
+    for seed in 500..540 {
+        let records = generate(Shape::SMALL, seed);
+        let (new, keys) = &kinds[seed as usize % kinds.len()];
+        let lacks = eager().lacks(new);
+        assert!(lacks.iter().all(|lack| lack.passes) && lacks.iter().map(|lack| lack.key).eq(keys.iter().copied()), "{lacks:?}");
+        marked += run_partial(&records, &eager(), new, records.len() * 45 / 100, seed, &mut tally);
+    }
+    // What is no matter of time is refused with the flag, too.
+    let fewer = Settings { urls_per_destination: 1, ..eager() };
+    assert!(!eager().lacks(&fewer)[0].passes);
+    let below = Settings { prevalence_below: 100, ..eager() };
+    assert!(!below.lacks(&eager())[0].passes && eager().lacks(&below)[0].passes);
+    assert!(marked > 100, "{marked}");
+    say(&format!(
+        "answer, partial baseline: {marked} changes say so; exact before and afterwards at {} instants, {} rows",
+        tally.instants, tally.rows
+    ));
+}

@@ -41,6 +41,7 @@ fn opened(n: u64, id: u64) -> Change {
         device_since: start(),
         gap: None,
         evicted: None,
+        partial: None,
         late: false,
         suppressed_by: None,
         cause: "",

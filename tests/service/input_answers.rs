@@ -214,3 +214,52 @@ fn answer_changed_settings() {
         refused.join(", ")
     ));
 }
+
+#[test]
+fn answer_partial_baseline() {
+    let rig = Rig::shared("partial");
+    let n = fleet().len() * 9 / 10;
+    rig.produce(broker(), &fleet()[..n]);
+    let mut first = rig.start();
+    first.caught_up(n as u64);
+    first.drain();
+    let before = consumer(&rig).1.len();
+    let mut rig = rig.set("query.lookback", "15d");
+    let mut refused = rig.start();
+    assert_eq!(refused.end().code(), Some(1));
+    let log = refused.log();
+    assert!(log.contains("query.lookback was 14d") && log.contains("--accept-partial-baseline"), "{log}");
+    // Accepted: what is said from now on says so, for the day by which the new window is longer.
+    rig.produce(broker(), &fleet()[n..]);
+    rig.by = ["sh", "-c", "exec \"$@\" --accept-partial-baseline", "sh"].map(str::to_owned).into();
+    let mut second = rig.start();
+    second.caught_up(0);
+    second.reached(fleet().last().unwrap().arrival);
+    second.drain();
+    assert!(second.log().contains("baseline.partial_until"), "{}", second.log());
+    let (_, values) = consumer(&rig);
+    let after = &values[before..];
+    let changed = firstseen::time::Ticks(fleet()[n - 1].arrival * 10_000).plus(firstseen::time::Span::days(1));
+    let mut marked = 0;
+    for value in values.iter().filter(|value| value["baseline"]["lookback"] == "15d") {
+        let at = firstseen::time::Ticks::parse(value["at"].as_str().unwrap()).unwrap();
+        let until = value["baseline"].get("partial_until").and_then(|until| firstseen::time::Ticks::parse(until.as_str().unwrap()));
+        match until {
+            Some(until) => {
+                assert!(at < until && until.0.abs_diff(changed.0) < 1_000_000_000, "{value}");
+                marked += 1;
+            }
+            None => assert!(at >= changed, "{value}"),
+        }
+    }
+    assert!(marked > 0 && !after.is_empty());
+    // It stands in the state: the flag is needed once.
+    rig.by.clear();
+    let mut third = rig.start();
+    third.caught_up(0);
+    third.drain();
+    say(&format!(
+        "answer, partial baseline: query.lookback 14d to 15d refused with the flag's name; accepted, {marked} of {} changes say until when they may be wrong",
+        after.len()
+    ));
+}
