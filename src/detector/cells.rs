@@ -131,12 +131,7 @@ impl Detector {
         let Some(was) = self.cells.as_mut().map(|cells| *cells.open_mut(id)) else { return };
         let row = self.candidates.row(id);
         if now >= row.end {
-            if was == 0 {
-                return;
-            }
-            self.open_cells(id, 0);
-            self.say_cells(id, ChangeKind::Closed, "", was, now, effects);
-            return;
+            return self.end_in_cells(id, (ChangeKind::Closed, ""), now, effects);
         }
         let device = row.device;
         let common = judge::common_obstacle(row, self.devices.rows.row(device).is_server(), now, &self.settings);
@@ -177,6 +172,13 @@ impl Detector {
             self.say_cells(id, ChangeKind::Retracted, cause, mask, now, effects);
         }
         self.say_cells(id, ChangeKind::Opened, "", is & !was, now, effects);
+    }
+
+    /// A candidate ends, and with it what is open of it in any cell.
+    pub(super) fn end_in_cells(&mut self, id: u32, (kind, cause): (ChangeKind, &'static str), now: Ticks, effects: &mut Vec<Effect>) {
+        let Some(was) = self.cells.as_mut().map(|cells| *cells.open_mut(id)).filter(|was| *was != 0) else { return };
+        self.open_cells(id, 0);
+        self.say_cells(id, kind, cause, was, now, effects);
     }
 
     fn open_cells(&mut self, id: u32, mask: u64) {

@@ -38,8 +38,7 @@ impl Detector {
     pub(super) fn judge(&mut self, tenant: u32, id: u32, now: Ticks, effects: &mut Vec<Effect>) {
         if let Some(limit) = self.going(id) {
             if self.cells.is_some() {
-                self.candidates.row_mut(id).end = now;
-                self.judge_cells(id, now, effects);
+                self.end_in_cells(id, (ChangeKind::Retracted, limit.cause()), now, effects);
             } else if self.candidates.row(id).finding.as_ref().is_some_and(|finding| finding.open) {
                 self.write(tenant, id, ChangeKind::Retracted, limit.cause(), now, effects);
             }

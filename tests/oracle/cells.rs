@@ -3,7 +3,7 @@
 //! Updates, ids and revisions are not a cell's business. What one record, and the time before it, brings is compared as a set in key
 //! order: a row is judged once an instant, so its changes come in order of `at`.
 
-use firstseen::detector::{Detector, Effect, Settings};
+use firstseen::detector::{Detector, Effect, Limits, Settings};
 use firstseen::finding::{Change, ChangeKind};
 use firstseen::time::{Span, Ticks};
 use proptest::prelude::*;
@@ -121,6 +121,10 @@ fn each_cell_agrees_with_the_switches_beyond_the_query_on_and_off() {
         Settings { report_late: false, ..Settings::default() },
         Settings { track_workstations: false, ..Settings::default() },
         Settings { warm_up: Span::days(3), track_workstations: false, update_interval: Span::ZERO, ..Settings::default() },
+        Settings {
+            limits: Limits { tracked_connections: Some(60), state_memory: None, connections_per_device: 12 },
+            ..Settings::default()
+        },
     ]) {
         compare(&generate(Shape::SMALL, seed), &settings, seed, &mut tally);
     }
