@@ -209,7 +209,7 @@ pub struct StateDir {
 /// Arguments of `run`.
 #[derive(Args, Debug)]
 pub struct Run {
-    /// Take [query] numbers that need what the stored state did not keep; findings say until when they may be wrong for it
+    /// Take numbers of the query section that need what the stored state did not keep; findings say until when they may be wrong for it
     #[arg(long)]
     pub accept_partial_baseline: bool,
     /// Configuration (TOML); FIRSTSEEN_SECTION__KEY in the environment wins over it
