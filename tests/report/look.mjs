@@ -7,10 +7,9 @@ import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 
 const [tools, page, out] = process.argv.slice(2);
-// The browser that npm has is unpacked there, with the libraries and fonts that it needs.
+// The browser that npm has lies unpacked there, with the libraries and fonts that it needs.
 process.env.TMPDIR = join(tools, 'unpacked');
 process.env.AWS_EXECUTION_ENV ??= 'AWS_Lambda_nodejs20.x';
-mkdirSync(process.env.TMPDIR, { recursive: true });
 mkdirSync(out, { recursive: true });
 const require = createRequire(join(tools, 'package.json'));
 const { chromium: playwright } = require('playwright-core');
@@ -20,9 +19,10 @@ if (!executablePath) {
   const module = await import(pathToFileURL(require.resolve('@sparticuz/chromium')).href);
   executablePath = await (module.default.default ?? module.default).executablePath();
 }
+// Drawn by SwiftShader in the browser's own process: with --disable-gpu one capture in ten was refused under load ("Unable to capture").
 const browser = await playwright.launch({
   executablePath,
-  args: ['--no-sandbox', '--headless=new', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+  args: ['--no-sandbox', '--headless=new', '--in-process-gpu', '--use-gl=angle', '--use-angle=swiftshader', '--ignore-gpu-blocklist', '--disable-quic', '--no-first-run', '--disable-background-networking',
     '--disable-component-update', '--disable-sync'],
 });
 const said = { version: browser.version(), console: [], errors: [], dialogs: [], requests: [], schemes: {} };
