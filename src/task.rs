@@ -8,7 +8,6 @@
 use crate::defender::batch::Batch;
 use crate::detector::{Detector, Settings};
 use crate::feed::{DeadLetter, Feed, Output};
-use crate::finding::json::{headers, key, to_json};
 use crate::finding::severity::Privileged;
 use crate::finding::{Change, ChangeKind, FindingId};
 use crate::kafka::position::{NextOffset, PartitionId, PartitionTable};
@@ -16,7 +15,7 @@ use crate::kafka::sink::Outgoing;
 use crate::planted::{self, Bug};
 use crate::state::journal::{Encoder, Entry};
 use crate::state::snapshot::Positions;
-use crate::suppress::{Rules, Suppression, ends};
+use crate::suppress::{Rules, Suppression};
 use crate::time::Ticks;
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -24,10 +23,13 @@ mod endings;
 mod grouped;
 mod hand_over;
 mod held;
+mod publications;
 mod reconcile;
-use endings::{Endings, Stream};
+use endings::Endings;
 use grouped::Grouped;
 use held::{Held, Name};
+pub use publications::{STREAM, SUPPRESSED};
+use publications::{in_the_other_topic, in_topic_of_suppressed, publication, publications_of};
 pub use reconcile::Last;
 use reconcile::Lossy;
 
@@ -137,67 +139,6 @@ pub struct Task {
     after_a_lost_start: bool,
     /// Messages that were replayed.
     pub replayed: u64,
-}
-
-/// What is to be written of a change where it belongs and does not stand yet: the findings topic, the topic of suppressed changes, or, of what
-/// ends a finding, both. What stands in either is not written to the other because the rules are others by now: it would stand
-/// behind changes that came later.
-fn publications_of(format: &Format, published: &Published, change: &Change, appended: Option<Ticks>) -> Vec<(Name, Publication)> {
-    let (id, revision) = (change.id, change.revision);
-    let mut publications = Vec::new();
-    let in_suppressed = published.suppressed.contains(&(id, revision)) && !planted::is(Bug::SuppressedForgotten);
-    let stands = [published.changes.contains(&(id, revision)), in_suppressed];
-    if stands != [false; 2] && !ends(change) {
-        return publications;
-    }
-    let (mut is_shown, mut elsewhere) = (format.suppression.lets_out(change), format.suppression.elsewhere(change));
-    if let Some(topic) = format.suppression.topic().filter(|_| !ends(change)) {
-        // By the rules of before it went where nothing later stands.
-        if is_shown && published.endings.has_later(Stream::Shown, id, revision) {
-            (is_shown, elsewhere) = (false, Some(topic));
-        } else if !is_shown && published.endings.has_later(Stream::Suppressed, id, revision) {
-            (is_shown, elsewhere) = (true, None);
-        }
-    }
-    if is_shown && !stands[0] {
-        publications.push((Name::Change(id, revision), publication(format, change, appended)));
-    }
-    if let Some(topic) = elsewhere.filter(|_| !stands[1]) {
-        publications.push((Name::Suppressed(id, revision), in_topic_of_suppressed(publication(format, change, appended), topic)));
-    }
-    publications
-}
-
-/// The message of one topic for the other.
-fn in_the_other_topic(format: &Format, name: Name, mut publication: Publication) -> (Name, Publication) {
-    match (name, format.suppression.topic()) {
-        (Name::Change(id, revision), Some(topic)) => (Name::Suppressed(id, revision), in_topic_of_suppressed(publication, topic)),
-        (Name::Suppressed(id, revision), _) => {
-            format.findings_topic.clone_into(&mut publication.outgoing.topic);
-            publication.outgoing.headers.retain(|(name, _)| name != STREAM);
-            (Name::Change(id, revision), publication)
-        }
-        (name, _) => (name, publication),
-    }
-}
-
-/// The same message for the topic of suppressed changes; its header tells a start that reads it back.
-fn in_topic_of_suppressed(mut publication: Publication, topic: &str) -> Publication {
-    topic.clone_into(&mut publication.outgoing.topic);
-    publication.outgoing.headers.push((STREAM.to_owned(), SUPPRESSED.as_bytes().to_vec()));
-    publication
-}
-
-/// The header of what stands in the topic of suppressed changes, and its value.
-pub const STREAM: &str = "finding-stream";
-/// See [`STREAM`].
-pub const SUPPRESSED: &str = "suppressed";
-
-fn publication(format: &Format, change: &Change, appended: Option<Ticks>) -> Publication {
-    let headers = headers(change).into_iter().map(|(name, value)| (name.to_owned(), value.into_bytes())).collect();
-    let payload = to_json(change, &format.settings, &format.privileged).into_bytes();
-    let outgoing = Outgoing { topic: format.findings_topic.clone(), key: key(change).into_bytes(), headers, payload, token: 0 };
-    Publication { outgoing, appended }
 }
 
 /// Turns what the feed says into messages.

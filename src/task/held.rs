@@ -100,7 +100,7 @@ impl Task {
                 Name::DeadLetter(_) => false,
             };
             let moves = is_behind && !ends(&publication);
-            let (_, publication) = if moves { in_the_other_topic(&self.format, name, publication) } else { (name, publication) };
+            let publication = if moves { in_the_other_topic(&self.format, &name, publication) } else { publication };
             out.publications.push(publication);
         }
         if self.replay.is_some() {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::defender::decode::{Decoder, Limits};
 use crate::defender::{DeviceInfo, NetworkEvent};
+use crate::finding::json::key;
 use crate::fleet::render;
 use crate::state::codec::{FileKind, write_header};
 use crate::state::journal;

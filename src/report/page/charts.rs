@@ -3,7 +3,9 @@
 
 use crate::report::what_if::WhatIfCell;
 use crate::report::{DayRow, Report};
+use plotters::chart::MeshStyle;
 use plotters::coord::Shift;
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use std::error::Error;
 use std::io;
@@ -26,6 +28,7 @@ pub(super) const LINES: [RGBColor; 6] = [
 ];
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Chart<'a, 'c> = ChartContext<'a, SVGBackend<'c>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
 /// Draws on a canvas of this size, in units of which the page makes what it has room for.
 fn draw<E: Error + Send + Sync>(
@@ -50,6 +53,19 @@ fn ceiling(most: f64) -> f64 {
     let power = 10f64.powf(most.max(1.0).log10().floor());
     let step = [1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0].into_iter().find(|s| s * power >= most * 1.02);
     step.unwrap_or(10.0) * power
+}
+
+/// Lines across, and about so many labels on x and y in letters of this size.
+fn mesh<'a, 'b, 'c>(
+    chart: &'b mut Chart<'a, 'c>,
+    labels: [usize; 2],
+    size: u32,
+) -> MeshStyle<'a, 'b, RangedCoordf64, RangedCoordf64, SVGBackend<'c>> {
+    let [x, y] = labels;
+    let mut mesh = chart.configure_mesh();
+    mesh.disable_x_mesh().light_line_style(TRANSPARENT).bold_line_style(GRID).axis_style(GRID);
+    mesh.x_labels(x).y_labels(y).label_style(label(size));
+    mesh
 }
 
 fn count(n: &f64) -> String {
@@ -79,15 +95,7 @@ pub(super) fn days(report: &Report) -> io::Result<String> {
             .build_cartesian_2d(-0.5..days.len() as f64 - 0.5, 0.0..top)?;
         let warm = (0..days.len()).filter(|n| days.get(*n).is_some_and(|day| day.warm_up));
         chart.draw_series(warm.map(|n| Rectangle::new([(n as f64 - 0.5, 0.0), (n as f64 + 0.5, top)], WARM_UP.filled())))?;
-        chart
-            .configure_mesh()
-            .disable_x_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID)
-            .axis_style(GRID)
-            .x_labels(days.len().min(15))
-            .y_labels(6)
-            .label_style(label(12))
+        mesh(&mut chart, [days.len().min(15), 6], 12)
             .x_label_formatter(&|x| {
                 let day = (x.fract() == 0.0).then(|| days.get(*x as usize)).flatten();
                 day.map_or_else(String::new, |row| row.day.to_string().get(5..).unwrap_or_default().to_owned())
@@ -121,15 +129,7 @@ pub(super) fn retractions(report: &Report) -> io::Result<String> {
             .x_label_area_size(28)
             .y_label_area_size(48)
             .build_cartesian_2d(-0.5..buckets.len() as f64 - 0.5, 0.0..top)?;
-        chart
-            .configure_mesh()
-            .disable_x_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID)
-            .axis_style(GRID)
-            .x_labels(buckets.len() + 1)
-            .y_labels(5)
-            .label_style(label(12))
+        mesh(&mut chart, [buckets.len() + 1, 5], 12)
             .x_label_formatter(&|x| {
                 let bucket = (x.fract() == 0.0).then(|| buckets.get(*x as usize)).flatten();
                 bucket.map_or_else(String::new, |b| if b.within == "longer" { ">24h".into() } else { format!("\u{2264}{}", b.within) })
@@ -161,15 +161,7 @@ pub(super) fn what_if(cells: &[&WhatIfCell], of: impl Fn(&WhatIfCell) -> f64, to
             .x_label_area_size(50)
             .y_label_area_size(56)
             .build_cartesian_2d(-0.3..thresholds.len() as f64 - 0.7, 0.0..top)?;
-        chart
-            .configure_mesh()
-            .disable_x_mesh()
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(GRID)
-            .axis_style(GRID)
-            .x_labels(thresholds.len() * 2)
-            .y_labels(5)
-            .label_style(label(16))
+        mesh(&mut chart, [thresholds.len() * 2, 5], 16)
             .axis_desc_style(label(16))
             .x_desc("prevalence_below")
             .x_label_formatter(&|x| {
